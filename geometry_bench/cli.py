@@ -1,4 +1,6 @@
-"""The command line: ``geometry-bench run | list | show | audit | leaderboard | baseline | family | cache``."""
+"""The command line: ``geometry-bench run | list | show | audit | leaderboard | baseline | family | cache``.
+
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from tabulate import tabulate
@@ -17,6 +19,9 @@ from tabulate import tabulate
 from geometry_bench import __version__
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.options import OPTIONS
+
+if TYPE_CHECKING:
+    from geometry_bench.claims.model import Claim
 
 app = typer.Typer(
     name="geometry-bench",
@@ -52,7 +57,7 @@ def list_claims() -> None:
 
     pack = load_pack()
     rows = [
-        (claim.id, len(claim.cases), ", ".join(claim.needs), claim.cost(pack), _wrapped(claim.statement, 60))
+        (claim.id, _cases(claim), ", ".join(claim.needs), claim.cost(pack), _wrapped(claim.statement, 60))
         for claim in CLAIMS.values()
     ]
     typer.echo(tabulate(rows, ("claim", "cases", "needs", "passes", "statement")))
@@ -62,6 +67,7 @@ def list_claims() -> None:
 @app.command()
 def show(claim: Annotated[str, typer.Argument(help="Id of a claim, as `geometry-bench list` prints it.")]) -> None:
     """Print one claim: statement, source, cases, criterion, null, published figures."""
+    from geometry_bench.claims.model import Case
     from geometry_bench.claims.registry import find_claim
     from geometry_bench.prompts.pack import load_pack
     from geometry_bench.records.published import load_source
@@ -76,46 +82,51 @@ def show(claim: Annotated[str, typer.Argument(help="Id of a claim, as `geometry-
         ("statement", _wrapped(found.statement, 90)),
         ("source", f"{found.source.letter}: {found.source.citation}, {found.where}"),
         ("measured by", _wrapped(" ".join((found.measure.__doc__ or "").split()), 90)),
-        ("cases", _wrapped(", ".join(case.key for case in found.cases if case.key) or "one", 90)),
+        ("cases", _wrapped(_case_names(found), 90)),
         ("needs", ", ".join(found.needs)),
         ("holds when", str(found.criterion)),
         ("null", _wrapped(found.null, 90)),
         ("source's criterion", str(found.published_criterion) if found.published_criterion else "none stated"),
         ("smallest change", f"{found.smallest_change:g}"),
-        ("cost", f"{found.cost(load_pack())} forward passes, shared with other claims on the same messages"),
+        (
+            "cost",
+            f"{found.cost(load_pack())} forward passes{_of_each(found)}, shared with other claims on the same messages",
+        ),
     ]
     typer.echo(tabulate(facts, tablefmt="plain"))
     if found.figure is not None:
         published = load_source(found.source.id)
+        cases = found.cases if found.per_member is None else (Case("figure"),)
         rows = [
-            (subject.label, *(_figure(found.figure(subject, case)) for case in found.cases))
+            (subject.label, *(_figure(found.figure(subject, case)) for case in cases))
             for subject in published.subjects.values()
         ]
-        typer.echo(
-            "\npublished figures\n" + tabulate(rows, ("", *(case.key for case in found.cases)), disable_numparse=True)
-        )
+        typer.echo("\npublished figures\n" + tabulate(rows, ("", *(case.key for case in cases)), disable_numparse=True))
 
 
 @app.command()
 def audit() -> None:
     """Check the sources' sentences against the sources' own figures; no model is needed."""
-    from geometry_bench.claims.audit import run_audit
+    from geometry_bench.claims.audit import AUDITED_SOURCES, run_audit
+    from geometry_bench.records.published import load_source
 
-    findings = run_audit()
-    rows = [
-        (
-            finding.verdict,
-            finding.statement.id,
-            _wrapped(finding.statement.sentence, 50),
-            _wrapped(finding.explanation, 60),
-        )
-        for finding in findings
-    ]
-    typer.echo(
-        tabulate(rows, ("verdict", "statement", "what the source says", "what its figures say"), tablefmt="grid")
-    )
+    findings = []
+    for source in AUDITED_SOURCES:
+        of_source = run_audit([source])
+        rows = [
+            (
+                finding.verdict,
+                finding.statement.id,
+                _wrapped(finding.statement.sentence, 50),
+                _wrapped(finding.explanation, 60),
+            )
+            for finding in of_source
+        ]
+        headers = ("verdict", "statement", "what the source says", "what its figures say")
+        typer.echo(f"{load_source(source).title}\n{tabulate(rows, headers, tablefmt='grid')}\n")
+        findings += of_source
     contradicted = sum(not finding.consistent for finding in findings)
-    typer.echo(f"\n{len(findings)} statements, {contradicted} contradicted by the source's own figures")
+    typer.echo(f"{len(findings)} statements, {contradicted} contradicted by the source's own figures")
 
 
 @app.command()
@@ -342,7 +353,7 @@ def _run(context: typer.Context, claim: list[str] | None, **values: Any) -> None
             arguments += [f"{option.flag}={one}" for one in value or ()]
         elif value is not None:
             arguments.append(f"{option.flag}={value}")
-    names = [f"test_{find_claim(one).short_name}" for one in claim or ()]
+    names = [find_claim(one).id for one in claim or ()]
     if names:
         arguments += ["-k", " or ".join(names)]
     benchmarks = data_root() / "benchmarks"
@@ -382,6 +393,27 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 app.command("run", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     _with_plugin_options(_run)
 )
+
+
+_MEMBERS = {None: "", "all": "each member of the group", "others": "each member of the group but the reference"}
+
+
+def _case_names(claim: Claim) -> str:
+    return (
+        ", ".join([*(case.key for case in claim.cases if case.key), *filter(None, [_MEMBERS[claim.per_member]])])
+        or "one"
+    )
+
+
+def _cases(claim: Claim) -> str:
+    """How many cases a claim has; ``n`` stands for the members of a group."""
+    declared = len([case for case in claim.cases if case.key or claim.per_member is None])
+    more = {None: "", "all": "n", "others": "n-1"}[claim.per_member]
+    return " + ".join([*([str(declared)] if declared else []), *([more] if more else [])])
+
+
+def _of_each(claim: Claim) -> str:
+    return " of each member" if claim.scope == "group" else ""
 
 
 def _wrapped(text: str, width: int) -> str:

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 import numpy as np
 
 from geometry_bench.activations.pooling import Pooling
+from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
+from geometry_bench.geometry.groups import Group, Summed, deal_topics
+from geometry_bench.geometry.moments import Folding, Moments
 from geometry_bench.prompts.pack import Pack, without_opening
-from geometry_bench.prompts.sets import RequestSet, load_set
+from geometry_bench.prompts.sets import RequestSet, builtin_names, load_set
 from geometry_bench.subjects.spec import Identity, SubjectSpec
 
 if TYPE_CHECKING:
@@ -42,8 +45,28 @@ POOLINGS: Mapping[RequestRendering, tuple[Pooling, ...]] = {
 NEUTRAL = "instructions"
 """The set of benign instructions that belongs to neither class."""
 
+ALIGNMENT = "alignment"
+"""The benign instructions that maps between models are fitted on (source B)."""
+
+ROLES: tuple[str, ...] = (*builtin_names(), ALIGNMENT)
+"""What sets of requests are there for. Each role has a built-in set, and can be given another one."""
+
+_FOLLOWS = {ALIGNMENT: NEUTRAL, "safe-unmatched": "safe"}
+"""Roles that take the set of another role where they have none of their own."""
+
+_TIMES = {NEUTRAL: 2, ALIGNMENT: 10}
+"""How many times the count of a class is drawn: neutral instructions are halved into two groups as large as the classes,
+and a map has far more coefficients than a direction."""
+
 REQUESTS = "requests"
 """What stands for the pack in a record whose prompts are sets of requests alone."""
+
+GROUPS = 10
+FEWEST_GROUPS = 4
+"""Groups of whole topics that a set is resampled by."""
+
+GROUPED_AT_MOST = 2 * 1024**3
+"""Bytes that a set's groups may take."""
 
 Value = TypeVar("Value")
 
@@ -60,27 +83,38 @@ class CaptureSettings:
 
 @dataclass(frozen=True)
 class RequestSettings:
-    """How many requests are drawn of each set, and with which seed.
+    """How many requests are drawn of each set, with which seed, and of which set for which role.
 
-    ``count`` is that of each class; of the neutral instructions twice as many are drawn, so that they can be halved into two
-    groups as large as the classes. A set that holds fewer gives all it has. Sets that pair off are drawn alike.
+    ``count`` is that of each class; some roles get a multiple of it. A set that holds fewer gives all it has. Sets that pair
+    off are drawn alike. ``sources`` are pairs of role and set (a built-in or public name, or a file); without one, a role is
+    filled by the built-in set of its name.
     """
 
     count: int = 60
     seed: int = 0
+    sources: tuple[tuple[str, str], ...] = ()
 
-    def load(self, name: str) -> RequestSet:
-        """The requests drawn of a set.
+    def source(self, role: str) -> str:
+        """Name of the set that fills a role."""
+        named = dict(self.sources)
+        followed = _FOLLOWS.get(role, role)
+        return named.get(role) or named.get(followed) or (NEUTRAL if role == ALIGNMENT else role)
+
+    def load(self, role: str) -> RequestSet:
+        """The requests drawn for a role.
 
         Raises:
-            GeometryBenchError: there is no such set.
+            GeometryBenchError: its set cannot be read, or holds fewer than two requests.
         """
-        return _drawn(name, 2 * self.count if name == NEUTRAL else self.count, self.seed)
+        return _drawn(self.source(role), _TIMES.get(role, 1) * self.count, self.seed)
 
 
 @cache
 def _drawn(name: str, count: int, seed: int) -> RequestSet:
-    return load_set(name, count=min(count, len(load_set(name))), seed=seed)
+    whole = load_set(name)
+    if len(whole) < 2:
+        raise GeometryBenchError(f"The set {name} holds {len(whole)} request: at least two are needed, add some.")
+    return load_set(name, count=min(count, len(whole)), seed=seed)
 
 
 def prompts_hash(pack: Pack, messages: Sequence[str], sets: Sequence[str], settings: RequestSettings) -> str:
@@ -110,6 +144,31 @@ class Requests:
     def topics(self) -> list[str]:
         """One label a request, for resampling by topic."""
         return self.requests.topics
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """A set's pooled block outputs in groups of whole topics: prompts (prompts, blocks, width) or their moments.
+
+    ``blocks`` are those that were kept, ``prompts`` the number of all prompts.
+    """
+
+    parts: Mapping[Pooling, Sequence[Array | Moments]]
+    blocks: tuple[int, ...]
+    prompts: int
+
+    @property
+    def groups(self) -> int:
+        """Number of groups."""
+        return len(next(iter(self.parts.values())))
+
+    def at(self, pooling: Pooling, block: int) -> list[Group]:
+        """The groups at one block."""
+        place = self.blocks.index(block)
+        return [
+            Summed(part.count, part.mean[place], part.cross[place]) if isinstance(part, Moments) else part[:, place]
+            for part in self.parts[pooling]
+        ]
 
 
 class Lab:
@@ -263,6 +322,88 @@ class Lab:
                 sum(prompt.truncated for prompt in encoded),
             )
         return self._requests[key]
+
+    def common_beginning(self, sets: Sequence[str], *, rendering: RequestRendering) -> int:
+        """Tokens that all requests of these sets begin with: the BOS and, in a chat, what the template writes first.
+
+        Where a prompt is no more than that beginning, its last token does not count.
+        """
+
+        def compute() -> int:
+            prompts = [prompt.ids for name in sets for prompt in self.encoded_requests(name, rendering)]
+            first, last = min(prompts), max(prompts)  # what these two share, all between them share
+            shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+            return min(shared, min(map(len, prompts)) - 1)
+
+        return self.once(("beginning", tuple(sets), rendering), compute)
+
+    def grouped(
+        self,
+        name: str,
+        *,
+        rendering: RequestRendering,
+        poolings: Sequence[Pooling],
+        needed: Sequence[int],
+        groups: int = GROUPS,
+    ) -> Grouped:
+        """Pooled block outputs of a set in at most ``groups`` groups of whole topics, for second moments.
+
+        A set that takes less memory as it is than as second moments is captured as by :meth:`requests`, the disk cache
+        included; of a larger one each batch is added up at once, so that memory does not grow with the number of prompts.
+        All blocks are kept where they fit ``GROUPED_AT_MOST`` bytes, else the ``needed`` ones, in fewer groups (not
+        below ``FEWEST_GROUPS``) where that saves anything.
+
+        Raises:
+            GeometryBenchError: the set cannot be read, or a prompt is too short for a pooling.
+        """
+        key = ("grouped", name, rendering, tuple(poolings), tuple(needed), groups)
+        return self.once(key, lambda: self._grouped(name, rendering, poolings, needed, groups))
+
+    def _grouped(
+        self,
+        name: str,
+        rendering: RequestRendering,
+        poolings: Sequence[Pooling],
+        needed: Sequence[int],
+        groups: int,
+    ) -> Grouped:
+        drawn, every, width = self.request_settings.load(name), range(self.layers), self.identity.width
+
+        def size(blocks: Sequence[int], dealt: int) -> int:
+            return len(poolings) * dealt * Folding.size(-(-len(drawn) // dealt), len(blocks), width)
+
+        blocks = tuple(every if size(every, groups) <= GROUPED_AT_MOST else needed)
+        fewer = range(groups, FEWEST_GROUPS - 1, -1)
+        groups = min(fewer, key=lambda dealt: max(size(blocks, dealt), GROUPED_AT_MOST))  # the first that fits
+        codes = deal_topics(drawn.topics, len(drawn), groups)
+        numbers = range(int(codes.max()) + 1)
+        if 4 * len(drawn) * width * len(every) * len(poolings) <= min(size(every, groups), GROUPED_AT_MOST):
+            states = self.requests(name, rendering=rendering, poolings=poolings).states
+            parts: dict[Pooling, list[Array | Moments]] = {
+                pooling: [states[pooling][codes == number] for number in numbers] for pooling in poolings
+            }
+            return Grouped(parts, tuple(every), len(drawn))
+
+        from geometry_bench.activations.capture import capture_batches
+
+        sums = {pooling: [Folding(len(blocks), width) for _ in numbers] for pooling in poolings}
+        settings, kept = self._capture_settings, list(blocks)
+        for rows, pooled in capture_batches(
+            self.subject,
+            [prompt.ids for prompt in self.encoded_requests(name, rendering)],
+            poolings,
+            token_budget=settings.token_budget,
+            batch_size=settings.batch_size,
+            padding=settings.padding,
+            progress=settings.progress,
+            label=f"{self.identity.name}: {name}",
+        ):
+            for pooling, values in pooled.items():
+                for number in np.unique(codes[rows]):
+                    sums[pooling][number].add(values[codes[rows] == number][:, kept])
+        return Grouped(
+            {pooling: [part.result() for part in parted] for pooling, parted in sums.items()}, blocks, len(drawn)
+        )
 
     def once(self, key: Any, compute: Callable[[], Value]) -> Value:
         """A derived quantity that several claims share, computed on the first question; ``key`` names it."""

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.group_lab import DEPTH
+from geometry_bench.lab import ROLES, CaptureSettings, RequestSettings
+from geometry_bench.roster import embedded_families
 from geometry_bench.run import RunSettings
 from geometry_bench.subjects.families import Family, load_family
+from geometry_bench.subjects.groups import Group, embedded_groups, group_of, load_group
 from geometry_bench.subjects.spec import SubjectSpec
 
 
@@ -42,6 +46,25 @@ def _requests(text: str) -> int:
     return len(load_set("unsafe")) if text.casefold() == "all" else _count(text)
 
 
+def _depth(text: str) -> float:
+    try:
+        depth = float(text)
+    except ValueError:
+        depth = -1.0
+    if not 0 <= depth <= 1:
+        raise GeometryBenchError(
+            f"'{text}' is not a relative depth: give a number from 0 (first block) to 1 (last block)."
+        )
+    return depth
+
+
+def _role(text: str) -> tuple[str, str]:
+    role, equals, name = text.partition("=")
+    if not equals or not name or role not in ROLES:
+        raise GeometryBenchError(f"--set {text}: write it as ROLE=SET, where ROLE is one of {', '.join(ROLES)}.")
+    return role, name
+
+
 def _modes(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -61,6 +84,28 @@ OPTIONS: tuple[Option, ...] = (
         "chosen with -k. Repeatable; adds to --model.",
         "FILE",
         "repeated",
+    ),
+    Option(
+        "--group",
+        "Group of models to compare about a reference model: a TOML file that names its members and the reference (see "
+        "docs/groups.md), or zoo/groups/NAME. Its members are measured on their own only where --model or --family names "
+        "them. Repeatable.",
+        "FILE",
+        "repeated",
+    ),
+    Option(
+        "--reference",
+        "Makes the run's subjects a group about this one, spelled as its --model or FAMILY/MEMBER: unsafe directions of the "
+        "others are mapped into its space.",
+        "MODEL",
+    ),
+    Option(
+        "--depth",
+        f"Relative depth of the block at which a group is measured, 0 to 1 (default: {DEPTH:.2f}); other depths are "
+        "recorded beside it.",
+        "D",
+        parse=_depth,
+        default=DEPTH,
     ),
     Option(
         "--revision",
@@ -94,6 +139,15 @@ OPTIONS: tuple[Option, ...] = (
         "N|all",
         parse=_requests,
     ),
+    Option(
+        "--set",
+        f"Requests to measure with in place of a built-in set, as ROLE=SET: a public set (advbench, xstest, ...), org/name "
+        f"of a data set on the Hub, or FILE[:COLUMN] (csv, json, jsonl, parquet, txt). Roles: "
+        f"{', '.join(ROLES)}. Repeatable.",
+        "ROLE=SET",
+        "repeated",
+        parse=_role,
+    ),
     Option("--results", "Folder that gets records.jsonl, one line a case, flushed case by case.", "DIR", parse=Path),
     Option(
         "--resume", "Take over the cases that the --results folder already holds and measure the rest.", kind="flag"
@@ -126,52 +180,76 @@ OPTIONS: tuple[Option, ...] = (
 )
 
 
-def subject_specs(values: Mapping[str, Any]) -> tuple[SubjectSpec, ...]:
-    """The subjects asked for, from option values by ``dest``: those of ``--model``, then the members of each ``--family``.
+@dataclass(frozen=True)
+class Asked:
+    """What a run is asked to measure: models on their own, groups, and families in weight space."""
+
+    specs: tuple[SubjectSpec, ...]
+    groups: tuple[Group, ...]
+    families: tuple[Family, ...]
+
+
+def asked_for(values: Mapping[str, Any]) -> Asked:
+    """What option values by ``dest`` ask for: those of ``--model``, then the members of each ``--family``, and the groups.
+
+    Without any of them, all that is embedded.
 
     Raises:
         GeometryBenchError: an ``--alignment`` that is not MODEL=METHOD or names no subject, an option of ``--model``
-            without one, a family manifest that is faulty, two families of one name.
+            without one, a manifest that is faulty, two families or groups of one name, a group of one, a reference that is
+            no subject.
     """
-    from geometry_bench.run import embedded_specs
-
-    specs = [
+    models = [
         SubjectSpec(model, revision=values["gb_revision"], adapter=values["gb_adapter"])
         for model in dict.fromkeys(values["gb_model"] or ())
     ]
     of_models = [f"--{name}" for name in ("revision", "adapter") if values[f"gb_{name}"] is not None]
-    if of_models and not specs:
+    if of_models and not models:
         raise GeometryBenchError(f"{of_models[0]} goes with --model, and none is given: name its model.")
     families = _families(values["gb_family"] or ())
+    groups = [load_group(Path(path)) for path in dict.fromkeys(values["gb_group"] or ())]
+    if not models and not families and not groups:
+        families = list(embedded_families())
+        groups = list(embedded_groups()) if values["gb_reference"] is None else []
     members = [family.spec(member) for family in families for member in family.members]
-    if not specs and not members:
-        members = list(embedded_specs())
-    for spec in specs:
+    for spec in models:
         if any(spec.model == member.name != member.model for member in members):
             raise GeometryBenchError(
                 f"--model {spec.model} is also a member of a --family of this run: drop one of the two options "
                 "(-k chooses members of a family)."
             )
-    methods = dict(_alignment(text) for text in values["gb_alignment"] or ())
-    specs += members
+    specs = [*models, *members]
+    methods = _methods(values["gb_alignment"] or (), specs, bool(families))
+    settings = {
+        name: values[f"gb_{name}"] for name in ("dtype", "device", "attention", "trust_remote_code", "allow_pickle")
+    }
+    specs = [replace(spec, **settings, alignment=methods.get(_label(spec), spec.alignment)) for spec in specs]
+    if values["gb_reference"] is not None:
+        if not specs:
+            raise GeometryBenchError(
+                "--reference goes with --model or --family, and neither is given: name the models."
+            )
+        groups.append(group_of(specs, values["gb_reference"]))
+    groups = [
+        replace(group, members={name: replace(spec, **settings) for name, spec in group.members.items()})
+        for group in groups
+    ]
+    same = [group.id for place, group in enumerate(groups) if group.id in [other.id for other in groups[:place]]]
+    if same:
+        raise GeometryBenchError(f"Two groups are called {same[0]}: change the name in one of their manifests.")
+    return Asked(tuple(specs), tuple(groups), tuple(families))
+
+
+def _methods(declared: Iterable[str], specs: Iterable[SubjectSpec], of_families: bool) -> dict[str, str]:
+    """Alignment methods by subject, from ``--alignment``."""
+    methods = dict(_alignment(text) for text in declared)
     stray = sorted(set(methods) - {_label(spec) for spec in specs})
     if stray:
-        families_too = " and no FAMILY/MEMBER of its families" if families else ""
+        families_too = " and no FAMILY/MEMBER of its families" if of_families else ""
         raise GeometryBenchError(
             f"--alignment names {', '.join(stray)}, which is no --model of this run{families_too}: spell it as there."
         )
-    return tuple(
-        replace(
-            spec,
-            dtype=values["gb_dtype"],
-            device=values["gb_device"],
-            attention=values["gb_attention"],
-            trust_remote_code=values["gb_trust_remote_code"],
-            allow_pickle=values["gb_allow_pickle"],
-            alignment=methods.get(_label(spec), spec.alignment),
-        )
-        for spec in specs
-    )
+    return methods
 
 
 def _label(spec: SubjectSpec) -> str:
@@ -201,8 +279,6 @@ def _alignment(text: str) -> tuple[str, str]:
 
 def run_settings(values: Mapping[str, Any], *, progress: bool = True) -> RunSettings:
     """Settings of a run from option values by ``dest``."""
-    from geometry_bench.lab import CaptureSettings, RequestSettings
-
     cache = values["gb_activation_cache"]
     return RunSettings(
         prompts=values["gb_prompts"],
@@ -213,7 +289,11 @@ def run_settings(values: Mapping[str, Any], *, progress: bool = True) -> RunSett
         update=values["gb_baseline_update"],
         update_reason=values["gb_update_reason"],
         capture=CaptureSettings(values["gb_batch_size"], values["gb_token_budget"], progress=progress),
-        requests=RequestSettings() if values["gb_requests"] is None else RequestSettings(values["gb_requests"]),
+        requests=RequestSettings(
+            RequestSettings.count if values["gb_requests"] is None else values["gb_requests"],
+            sources=tuple(dict(values["gb_set"] or ()).items()),
+        ),
+        depth=values["gb_depth"],
         cache=cache != "off",
         cache_dir=Path(cache) if cache and cache != "off" else None,
     )

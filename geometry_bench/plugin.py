@@ -49,6 +49,7 @@ def _test_of(claim: Claim, name: str) -> Callable[..., None]:
     test.__name__ = test.__qualname__ = name
     test.__doc__ = claim.statement
     setattr(test, CLAIM_ATTRIBUTE, claim)
+    setattr(test, claim.id, True)  # a name on the function is what -k finds: -k universal.auroc
     return test
 
 
@@ -69,7 +70,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         keywords = dict(actions[option.kind], dest=option.dest, help=option.help)
         if option.kind != "flag":
             keywords |= {"metavar": option.metavar, "default": option.default}
-        if option.kind == "value":
+        if option.kind != "flag":
             keywords["type"] = _usage(option.parse)
         group.addoption(option.flag, **keywords)
 
@@ -93,14 +94,13 @@ def session_run(config: pytest.Config) -> Run:
         GeometryBenchError: any input of the run is bad.
     """
     if RUN not in config.stash:
-        from geometry_bench.options import run_settings, subject_specs
+        from geometry_bench.options import asked_for, run_settings
         from geometry_bench.run import Run
 
         values = vars(config.option)
-        config.stash[RUN] = Run(
-            subject_specs(values),
-            run_settings(values, progress=config.get_verbosity() > -2 and not _is_worker(config)),
-        )
+        asked = asked_for(values)
+        settings = run_settings(values, progress=config.get_verbosity() > -2 and not _is_worker(config))
+        config.stash[RUN] = Run(asked.specs, settings, asked.groups, asked.families)
     return config.stash[RUN]
 
 
@@ -116,8 +116,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     claim: Claim | None = getattr(metafunc.function, CLAIM_ATTRIBUTE, None)
     if claim is None or BAD_INPUT in metafunc.config.stash:
         return
-    from geometry_bench.run import PANEL
-
     try:
         run = session_run(metafunc.config)
     except GeometryBenchError as error:
@@ -126,8 +124,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if _is_worker(metafunc.config):
             raise pytest.Collector.CollectError(f"geometry-bench: {error}") from None
         return
-    subjects = [PANEL] if claim.is_panel else list(run.subjects)
-    targets = [(claim, case, subject) for subject in subjects for case in claim.cases]
+    targets = [(claim, case, subject) for case, subject in run.targets(claim)]
     ids = [f"{case.key}@{subject}" if case.key else subject for _, case, subject in targets]
     metafunc.parametrize("geometry_target", targets, ids=ids)
 
@@ -140,7 +137,7 @@ def subject_of(nodeid: str) -> str:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Group the cases by subject, panels last, so that each model is loaded once.
+    """Sort the cases by subject, those of several models together last, so that each model is loaded once.
 
     Raises:
         pytest.UsageError: any input of the run is bad, in one sentence; no test of the session has run then.
@@ -150,11 +147,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     ours = [item for item in items if _target(item) is not None]
     if not ours:
         return
-    from geometry_bench.run import PANEL
-
-    order = {subject: place for place, subject in enumerate(session_run(config).subjects)} | {PANEL: len(items)}
+    run = session_run(config)
+    order = {subject: place for place, subject in enumerate([*run.subjects, *run.roster.groups])}
     places = [place for place, item in enumerate(items) if _target(item) is not None]
-    ours.sort(key=lambda item: order[_target(item)[2]])  # type: ignore[index]
+    ours.sort(key=lambda item: order.get(_target(item)[2], len(items)))  # type: ignore[index]
     for place, item in zip(places, ours, strict=True):
         items[place] = item
     config.stash[COMPARISONS] = len(ours)
@@ -338,11 +334,17 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
         for name, (spec, identity) in run.subjects.items()
     ]
     lines += [
-        f"geometry-bench: family {name}: {', '.join(map(_member, members))}" for name, members in run.families().items()
+        f"geometry-bench: family {name}: {', '.join(map(_member, members))}"
+        for name, members in run.roster.members_by_family().items()
+    ]
+    lines += [
+        f"geometry-bench: {group.id}: {', '.join(group.members)}; reference {group.reference}, "
+        f"relative depth {run.settings.depth:.2f}"
+        for group in run.roster.groups.values()
     ]
     lines += [
         f"geometry-bench: one checkpoint under several names: {', '.join(names)}"
-        for names in run.checkpoints()
+        for names in run.roster.checkpoints()
         if len(names) > 1
     ]
     lines.append(f"geometry-bench: prompts {run.pack.id} {run.pack.hash[:12]}, controls {run.pack.controls_from}")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from geometry_bench.claims.model import Case, Claim, Estimates, NotApplicableError, Panel
 from geometry_bench.claims.registry import CLAIMS, known_cases
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.group_lab import DEPTH, GroupLab
 from geometry_bench.lab import CaptureSettings, Lab, RequestSettings, prompts_hash
 from geometry_bench.prompts.pack import load_pack
 from geometry_bench.records.environment import environment, peak_memory_bytes
+from geometry_bench.records.facts import absent, panel_facts, panel_inputs, together
 from geometry_bench.records.files import (
     UPDATE_MODES,
     BaselineStore,
@@ -25,7 +26,7 @@ from geometry_bench.records.files import (
     write_atomically,
 )
 from geometry_bench.records.noise import noise_floor
-from geometry_bench.records.published import Published, PublishedFigures, alignment_group_of, load_source
+from geometry_bench.records.published import Published, PublishedFigures, load_source
 from geometry_bench.records.schema import (
     SCHEMA,
     BaselineVerdict,
@@ -37,13 +38,17 @@ from geometry_bench.records.schema import (
 )
 from geometry_bench.records.verdicts import BaselineAnswer, judge_baseline, judge_claim, judge_published
 from geometry_bench.resources import data_root
-from geometry_bench.subjects.families import MANIFEST, load_family
-from geometry_bench.subjects.spec import Identity, SubjectSpec, resolve
+from geometry_bench.roster import PinnedGroup, Roster, Subject
+from geometry_bench.subjects.families import Family
+from geometry_bench.subjects.groups import GROUP, Group
+from geometry_bench.subjects.spec import SubjectSpec, resolve
 
 SOURCE_WORDING = "safety_compassion_source"
 """Id of a pack that holds the source's own wording: figures are compared as numbers with such a pack alone."""
 
 PANEL = "panel"
+NO_PANEL = "the run has no subject of its own: name some with --model or --family"
+NO_GROUP = "it needs a group of models: give --group FILE, or several --model and --reference MODEL"
 
 
 @dataclass(frozen=True)
@@ -59,30 +64,13 @@ class RunSettings:
     update_reason: str | None = None
     capture: CaptureSettings = field(default_factory=CaptureSettings)
     requests: RequestSettings = field(default_factory=RequestSettings)
+    depth: float = DEPTH
     cache: bool = True
     cache_dir: Path | None = None
 
 
-def embedded_specs() -> tuple[SubjectSpec, ...]:
-    """The subjects of a run without ``--model``: the members of the embedded zoo, by their family manifests."""
-    zoo = data_root() / "fixtures" / "zoo"
-    families = [load_family(manifest) for manifest in sorted(zoo.glob(f"*/{MANIFEST}"))]
-    specs = tuple(family.spec(member) for family in families for member in family.members)
-    if not specs:
-        raise GeometryBenchError(
-            "This installation has no embedded models: name a subject with --model ORG/NAME or a folder."
-        )
-    return specs
-
-
 class SubjectFailedError(GeometryBenchError):
     """A further case of a subject that could not be loaded."""
-
-
-def subject_id(spec: SubjectSpec, identity: Identity) -> str:
-    """A subject as it stands in test ids: its name, and its adapter's where there is one."""
-    name = spec.name or identity.name
-    return name if identity.adapter is None else f"{name}+{identity.adapter}"
 
 
 def baseline_roots(own: Path | None) -> tuple[Path, ...]:
@@ -102,14 +90,22 @@ class Run:
         GeometryBenchError: any input is bad. Nothing has been written then.
     """
 
-    def __init__(self, specs: Sequence[SubjectSpec], settings: RunSettings) -> None:
+    def __init__(
+        self,
+        specs: Sequence[SubjectSpec],
+        settings: RunSettings,
+        groups: Sequence[Group] = (),
+        families: Sequence[Family] = (),
+    ) -> None:
         _check_update(settings)
         self.settings = settings
+        for role, _ in settings.requests.sources:
+            settings.requests.load(role)
         self.pack = load_pack(settings.prompts)
         self.published: Mapping[str, Published | PublishedFigures] = {
             source: load_source(source) for source in dict.fromkeys(claim.source.id for claim in CLAIMS.values())
         }
-        self.subjects = self._pinned(specs)
+        self.roster = Roster(specs, groups, families, self._published_alignment)
         self.baselines = BaselineStore(baseline_roots(settings.baselines))
         self.baselines.all()  # a damaged baseline is told before anything is measured
         self.against = self._against(settings.against)
@@ -117,50 +113,18 @@ class Run:
         self._earlier = self._read_earlier()
         self._records: dict[tuple[str, str], Record] = {}
         self._lab: Lab | None = None
+        self._groups: dict[str, GroupLab] = {}
         self._failed: set[str] = set()
 
-    def _pinned(self, specs: Sequence[SubjectSpec]) -> dict[str, tuple[SubjectSpec, Identity]]:
-        known = [_as_declared(spec) for spec in specs]
-        resolved = [(spec, resolve(spec)) for spec in known]
-        methods = _declared_methods(resolved)
-        pinned: dict[str, tuple[SubjectSpec, Identity]] = {}
-        for spec, identity in resolved:
-            method = methods.get(_baseline_place(identity)) or self._published_alignment(identity)
-            spec = replace(spec, alignment=method)
-            name = subject_id(spec, identity)
-            if name in pinned and pinned[name] != (spec, identity):
-                name = f"{name}@{revision_name(identity.revision)[:19]}"
-            if pinned.setdefault(name, (spec, identity)) != (spec, identity):
-                raise GeometryBenchError(
-                    f"Two subjects of this run would both be called {name} ({pinned[name][0].model} and {spec.model}); "
-                    "measure them in runs of their own."
-                )
-        return pinned
-
-    def _published_alignment(self, identity: Identity) -> str | None:
-        found = (published.find(identity.name) for published in self.published.values())
+    def _published_alignment(self, name: str) -> str | None:
+        found = (published.find(name) for published in self.published.values())
         return next((subject.alignment_method for subject in found if subject and subject.alignment_method), None)
-
-    def families(self) -> dict[str, list[SubjectSpec]]:
-        """The members of this run by the name of their family, in order."""
-        families: dict[str, list[SubjectSpec]] = {}
-        for spec, _ in self.subjects.values():
-            if spec.family is not None:
-                families.setdefault(spec.family, []).append(spec)
-        return families
-
-    def checkpoints(self) -> list[tuple[str, ...]]:
-        """The subjects' ids, those with the same weights together: one checkpoint can go by several names."""
-        same: dict[tuple[str, str | None], list[str]] = {}
-        for name, (_, identity) in self.subjects.items():
-            same.setdefault((identity.revision, identity.adapter_hash), []).append(name)
-        return [tuple(names) for names in same.values()]
 
     def _against(self, name: str | None) -> Found | None:
         if name is None:
             return None
         wanted, _, revision = name.partition("@")
-        spec, member = self.subjects.get(wanted, (None, None))
+        spec, member = self.roster.subjects.get(wanted, (None, None))
         if spec is not None and member is not None and spec.family is not None:
             # A folder of the family's name may lie in the working directory; the member of this run is meant.
             wanted, revision = member.name, revision or revision_name(member.revision)
@@ -190,6 +154,29 @@ class Run:
             raise GeometryBenchError("--resume needs --results DIR: the folder of the run to go on with.")
         return {_resume_key(record): record for record in self.results.read()}
 
+    @property
+    def subjects(self) -> Mapping[str, Subject]:
+        """The models measured on their own, by id."""
+        return self.roster.subjects
+
+    def targets(self, claim: Claim) -> list[tuple[Case, str]]:
+        """Every case of a claim with every subject that it is measured on.
+
+        A claim about groups or families stands once even where the run has none, to say what would supply one.
+        """
+        if claim.scope == "group" and self.roster.groups:
+            return [
+                (case, group.id)
+                for group in self.roster.groups.values()
+                for case in claim.cases_of(tuple(group.members), group.reference)
+            ]
+        return [(case, subject) for subject in self._of_scope(claim) for case in claim.cases]
+
+    def _of_scope(self, claim: Claim) -> Sequence[str]:
+        if claim.scope == "model":
+            return list(self.subjects)
+        return [claim.scope]
+
     # measuring
 
     def record(self, claim: Claim, case: Case, subject: str, comparisons: int = 1) -> Record:
@@ -208,11 +195,15 @@ class Run:
         return _resume_key(record) in self._earlier
 
     def _measured(self, claim: Claim, case: Case, subject: str) -> Record:
-        if claim.is_panel:
+        if claim.scope == "panel":
             return self._measured_panel(claim, case)
+        if claim.scope == "group" and subject not in self.roster.groups:
+            return _bare_record(claim, case, absent(GROUP), {}, {}, NO_GROUP, time.perf_counter())
         earlier = self._earlier.get(self._key(claim, case, subject))
         if earlier is not None:
             return earlier
+        if claim.scope == "group":
+            return self._measured_group(claim, case, self.roster.groups[subject])
         started = time.perf_counter()
         lab = self._open(subject)
         estimates, reason = _measure(claim, case, lab)
@@ -225,17 +216,42 @@ class Run:
         started = time.perf_counter()
         members = [
             {name: self.record(CLAIMS[name], CLAIMS[name].cases[0], subject) for name in claim.reads}
-            for subject, *_ in self.checkpoints()  # a checkpoint under two names counts once
+            for subject, *_ in self.roster.checkpoints()  # a checkpoint under two names counts once
         ]
+        if not members:
+            return _bare_record(claim, case, absent(PANEL), {}, {}, NO_PANEL, started)
         estimates, reason = _measure(claim, case, Panel(members))
         records = [next(iter(member.values())) for member in members]
-        return _bare_record(claim, case, _panel_facts(records), _panel_inputs(records), estimates, reason, started)
+        return _bare_record(claim, case, panel_facts(PANEL, records), panel_inputs(records), estimates, reason, started)
+
+    def _measured_group(self, claim: Claim, case: Case, group: PinnedGroup) -> Record:
+        started = time.perf_counter()
+        lab = self._group_lab(group)
+        estimates, reason = _measure(claim, case, lab)
+        members = {member: lab.facts(member) for member in lab.members}
+        facts = together(group.id, group.revision, members) | {
+            "reference": group.reference,
+            "requested": self._requested_of(group.id),
+            "blocks": {member: f"{facts['block']} of {facts['blocks']}" for member, facts in members.items()},
+        }
+        return _bare_record(claim, case, facts, lab.inputs(), estimates, reason, started)
+
+    def _group_lab(self, group: PinnedGroup) -> GroupLab:
+        if group.id not in self._groups:
+            self._groups[group.id] = GroupLab(
+                tuple(group.members),
+                group.reference,
+                lambda member: self._open(group.members[member]),
+                self.settings.requests,
+                self.settings.depth,
+            )
+        return self._groups[group.id]
 
     def _open(self, subject: str) -> Lab:
         """The lab of a subject; only one model is held at a time."""
         if subject in self._failed:
             raise SubjectFailedError(f"not measured: {subject} could not be loaded, see its first case")
-        spec, identity = self.subjects[subject]
+        spec, identity = self.roster.known[subject]
         if self._lab is not None and self._lab.identity != identity:
             self._lab.close()
             self._lab = None
@@ -259,18 +275,20 @@ class Run:
             self._lab = None
 
     def _key(self, claim: Claim, case: Case, subject: str) -> tuple[Any, ...]:
-        spec, identity = self.subjects[subject]
-        return (
-            SCHEMA,
-            claim.id,
-            claim.version,
-            case.key,
-            subject,
-            identity.revision,
-            identity.adapter_hash,
-            tuple(sorted(_requested(spec).items())),
-            prompts_hash(self.pack, claim.messages, claim.sets, self.settings.requests),
-        )
+        group = self.roster.groups.get(subject)
+        if group is not None:
+            revision, adapter, inputs = group.revision, None, self._group_lab(group).pack_hash()
+        else:
+            _, identity = self.subjects[subject]
+            revision, adapter = identity.revision, identity.adapter_hash
+            inputs = prompts_hash(self.pack, claim.messages, claim.sets, self.settings.requests)
+        requested = tuple(sorted(self._requested_of(subject).items()))
+        return (SCHEMA, claim.id, claim.version, case.key, subject, revision, adapter, requested, inputs)
+
+    def _requested_of(self, subject: str) -> dict[str, Any]:
+        group = self.roster.groups.get(subject)
+        spec, _ = self.roster.known[next(iter(group.members.values())) if group is not None else subject]
+        return _requested(spec)
 
     # judging
 
@@ -319,8 +337,24 @@ class Run:
     def _figure(self, claim: Claim, case: Case, record: Record) -> float | None:
         if claim.figure is None:
             return None
-        published = self.published[claim.source.id].find(str(record.subject["name"]))
+        source = self.published[claim.source.id]
+        group = self.roster.groups.get(record.subject_name)
+        if group is not None:
+            return self._group_figure(claim, case, group, source)
+        published = source.find(str(record.subject["name"]))
         return claim.figure(published, case) if published is not None else None
+
+    def _group_figure(self, claim: Claim, case: Case, group: PinnedGroup, source: Any) -> float | None:
+        """A figure of the group that has just these members and this reference: a shared direction depends on them all."""
+        if claim.figure is None or case.key not in group.members:
+            return None
+        subjects = {member: source.find(self.roster.known[id][1].name) for member, id in group.members.items()}
+        published = next(
+            (g for g in source.groups.values() if set(g.members) == {s and s.key for s in subjects.values()}), None
+        )
+        if published is None or subjects[group.reference].key != published.reference:
+            return None
+        return claim.figure(subjects[case.key], case)
 
     def _baseline_answer(self, claim: Claim, record: Record, comparisons: int) -> tuple[BaselineAnswer, Found | None]:
         subject = record.subject
@@ -353,8 +387,8 @@ class Run:
         written = []
         by_file: dict[Path, list[Record]] = {}
         for record in records:
-            if record.subject_name == PANEL and record.estimate is None:
-                continue  # too few subjects for a panel is nothing to remember
+            if record.subject_name in (PANEL, GROUP) and record.estimate is None:
+                continue  # that a run had too few subjects is nothing to remember
             by_file.setdefault(self.baselines.path(record.subject), []).append(record)
         for path, group in by_file.items():
             stored = self.baselines.find(
@@ -362,7 +396,8 @@ class Run:
             )
             old = stored.baseline if stored is not None and stored.path == path else None
             reason = self.settings.update_reason or "first measurement"
-            new = updated(old, group, self.settings.update, reason, known_cases())
+            members = tuple(group[0].subject.get("members", ()))
+            new = updated(old, group, self.settings.update, reason, known_cases(members))
             if old is None or new.cases != old.cases:
                 write_atomically(path, new.model_dump_json(indent=1, exclude_defaults=False) + "\n")
                 written.append(path)
@@ -380,58 +415,13 @@ def _check_update(settings: RunSettings) -> None:
         raise GeometryBenchError('Replacing or dropping stored baselines needs a reason: add --update-reason "...".')
 
 
-def _measure(claim: Claim, case: Case, lab: Lab | Panel) -> tuple[Estimates, str]:
+def _measure(claim: Claim, case: Case, lab: Lab | Panel | GroupLab) -> tuple[Estimates, str]:
     if isinstance(lab, Lab) and "system role" in claim.needs and lab.subject.chat.system_policy == "not_applicable":
         return {}, "the chat template has no place for a system prompt; use a template with a system role"
     try:
         return claim.measure(lab, case), ""
     except NotApplicableError as reason:
         return {}, str(reason)
-
-
-def _as_declared(spec: SubjectSpec) -> SubjectSpec:
-    """The spec with what the zoo's manifests say of an embedded model that was asked for by its own name.
-
-    Raises:
-        GeometryBenchError: an alignment method that is not known.
-    """
-    if spec.alignment is not None:
-        alignment_group_of(spec.alignment)
-    known = next((s for s in embedded_specs() if s.name == spec.model.rstrip("/")), None) if _is_zoo(spec) else None
-    if known is None:
-        return spec
-    spec = replace(spec, alignment=spec.alignment or known.alignment)
-    if spec.adapter is not None:
-        return spec  # with an adapter on it, it is no longer the member
-    place = {name: getattr(known, name) for name in ("model", "name", "family", "role", "parent")}
-    return replace(spec, **place)
-
-
-def _is_zoo(spec: SubjectSpec) -> bool:
-    return spec.family is None and spec.model.startswith("zoo/")
-
-
-def _baseline_place(identity: Identity) -> tuple[str, str, str | None]:
-    return identity.name, identity.revision, identity.adapter_hash
-
-
-def _declared_methods(resolved: Sequence[tuple[SubjectSpec, Identity]]) -> dict[tuple[str, str, str | None], str]:
-    """The alignment method declared for each checkpoint, by where its baseline is kept.
-
-    Raises:
-        GeometryBenchError: two subjects that share a baseline are declared differently, so that their verdicts would
-            overwrite one another.
-    """
-    methods: dict[tuple[str, str, str | None], str] = {}
-    for spec, identity in resolved:
-        if spec.alignment is not None:
-            method = methods.setdefault(_baseline_place(identity), spec.alignment)
-            if method != spec.alignment:
-                raise GeometryBenchError(
-                    f"{identity.name} is declared as aligned by {method!r} and by {spec.alignment!r} in one run; "
-                    "declare one method, in the family manifests or with --alignment."
-                )
-    return methods
 
 
 def _family_facts(spec: SubjectSpec) -> dict[str, str]:
@@ -485,28 +475,3 @@ def _bare_record(
         environment=environment()
         | {"seed": 0, "seconds": round(time.perf_counter() - started, 4), "peak_memory_bytes": peak_memory_bytes()},
     )
-
-
-def _panel_facts(records: Sequence[Record]) -> dict[str, Any]:
-    members = {record.subject_name: str(record.subject["revision"]) for record in records}
-    digest = hashlib.sha256("\n".join(f"{k} {v}" for k, v in sorted(members.items())).encode()).hexdigest()
-
-    def shared(name: str) -> str:
-        values = {str(record.subject.get(name)) for record in records}
-        return values.pop() if len(values) == 1 else "mixed"
-
-    return {
-        "id": PANEL,
-        "name": PANEL,
-        "revision": f"sha256:{digest}",
-        "members": members,
-        "dtype": shared("dtype"),
-        "attention": shared("attention"),
-        "quantisation": shared("quantisation"),
-        "adapter_hash": None,
-    }
-
-
-def _panel_inputs(records: Sequence[Record]) -> dict[str, Any]:
-    first = records[0].inputs
-    return {key: first[key] for key in ("pack", "pack_hash", "controls", "messages", "pooling", "site")}

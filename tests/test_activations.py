@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from geometry_bench.activations import batching
 from geometry_bench.activations import capture as capturing
 from geometry_bench.activations.cache import Cache, content_key, default_root
-from geometry_bench.activations.capture import capture
+from geometry_bench.activations.capture import capture, capture_batches
 from geometry_bench.activations.pooling import LAST, Pooler, Pooling
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.subjects.blocks import block_output
@@ -42,6 +42,10 @@ POOLINGS = (
     Pooling("mean", skip_bos=True),
     Pooling("mean", skip_sinks=True),
     Pooling("mean", skip_bos=True, skip_sinks=True),
+    Pooling("mean_first", 3),
+    Pooling("mean_first", 4, start=1),
+    Pooling("mean_first", 2, skip_bos=True, skip_sinks=True),
+    Pooling("mean", start=1),
 )
 ARCHITECTURES = ("llama", "gpt_neox", "gpt2", "opt", "gemma2")
 TOLERANCE = 2e-5
@@ -101,9 +105,11 @@ def pooled_by_hand(outputs: np.ndarray, pooling: Pooling) -> np.ndarray:
             position
             for position in range(len(states))
             if not (pooling.skip_bos and position == 0)
+            and position >= pooling.start
             and not (pooling.skip_sinks and norms[position] > 100 * np.median(norms))
         ]
-        rows = {"last": rows[-1:], "mean_last": rows[-pooling.k :], "mean": rows}[pooling.kind]
+        few = {"last": rows[-1:], "mean_last": rows[-pooling.k :], "mean_first": rows[: pooling.k]}
+        rows = few.get(pooling.kind, rows)
         result.append(states[rows].mean(axis=0))
     return np.stack(result)
 
@@ -412,6 +418,58 @@ def test_other_errors_are_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) 
         capture(subject, prompts_of([5]))
 
 
+# Batch by batch
+
+
+def gathered(batches: Any, count: int) -> dict[Pooling, np.ndarray]:
+    """What `capture_batches` handed over, in the order of the prompts; each prompt must come once."""
+    rows, parts = [], []
+    for indices, pooled in batches:
+        rows.append(indices)
+        parts.append(pooled)
+    order = np.argsort(np.concatenate(rows))
+    assert sorted(np.concatenate(rows).tolist()) == list(range(count))
+    return {pooling: np.concatenate([part[pooling] for part in parts])[order] for pooling in parts[0]}
+
+
+@pytest.mark.parametrize("poolings", [POOLINGS, (LAST, Pooling("mean_last", 3))], ids=["whole", "shared"])
+def test_batches_handed_over_hold_what_the_capture_holds(poolings: Any) -> None:
+    subject = stand_in("llama")
+    prompts = [*conversations(), *prompts_of([9, 2, 5])]
+    prompts += [prompts[3], prompts[0], prompts[3]]
+    whole = capture(subject, prompts, poolings)
+    batches = list(capture_batches(subject, prompts, poolings))
+    assert len(batches) > 1
+    for pooling, values in gathered(batches, len(prompts)).items():
+        np.testing.assert_array_equal(values, whole[pooling])
+
+
+def test_batches_handed_over_come_once_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject, prompts = stand_in("llama"), prompts_of([8] * 16 + [4] * 3)
+    expected = capture(subject, prompts)[LAST]
+    failing(subject, monkeypatch, most=20, error=torch.OutOfMemoryError("CUDA out of memory."))
+    with pytest.warns(RuntimeWarning, match="Out of memory with 16 prompts") as caught:
+        values = gathered(capture_batches(subject, prompts, token_budget=128), len(prompts))[LAST]
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert relative(values, expected) < TOLERANCE
+
+
+def test_what_receives_a_batch_may_fail_for_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its error is its own: the batch is not computed again in halves, which would count prompts twice."""
+    subject = stand_in("llama")
+    sizes = failing(subject, monkeypatch, most=10**6, error=MemoryError())
+
+    def receive() -> None:
+        for _ in capture_batches(subject, prompts_of([8] * 16)):
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        receive()
+    assert len(sizes) == 1
+    assert not any(block._forward_hooks for block in subject.blocks)
+
+
 # Bad input and broken numbers
 
 
@@ -430,6 +488,8 @@ def test_values_that_are_not_finite_name_prompt_and_layer(tmp_path: Path) -> Non
     subject.blocks[1].register_forward_hook(poison)
     with pytest.raises(GeometryBenchError, match="prompt 2 are not finite at layer 1 "):
         capture(subject, [(5, 6), (7, 8, 9), (5, poisoned)], cache=cache)
+    with pytest.raises(GeometryBenchError, match="prompt 2 are not finite at layer 1 "):
+        list(capture_batches(subject, [(5, 6), (7, 8, 9), (5, poisoned)]))
     assert not cache.list()
 
 
@@ -440,6 +500,7 @@ def test_values_that_are_not_finite_name_prompt_and_layer(tmp_path: Path) -> Non
         ([(4, 5), (4,)], (Pooling("mean", skip_bos=True),), "Prompt 1 has 1 tokens"),
         ([(4, 5), (4, 320)], (LAST,), "Prompt 1 holds a token id outside 0..319"),
         ([(-1, 5)], (LAST,), "Prompt 0 holds a token id outside"),
+        ([(4, 5, 6), (4, 5)], (Pooling("mean_first", 3, start=2),), "Prompt 1 has 2 tokens.* the first 2 need 3"),
         ([(4, 5)], (), "No pooling"),
     ],
 )
@@ -451,7 +512,9 @@ def test_bad_prompts_are_one_clear_sentence(prompts: Any, poolings: Any, message
 def test_poolings_have_stable_names_and_refuse_nonsense() -> None:
     assert len({pooling.name for pooling in POOLINGS}) == len(POOLINGS)
     assert Pooling("mean_last", 5, skip_bos=True, skip_sinks=True).name == "mean_last_5+no_bos+no_sinks"
-    for wrong in ({"kind": "max"}, {"kind": "mean", "k": 2}, {"kind": "mean_last", "k": 0}):
+    assert Pooling("mean_first", 5, skip_sinks=True, start=7).name == "mean_first_5+from_7+no_sinks"
+    negative = {"kind": "mean_first", "start": -1}
+    for wrong in ({"kind": "max"}, {"kind": "mean", "k": 2}, {"kind": "mean_last", "k": 0}, negative):
         with pytest.raises(GeometryBenchError):
             Pooling(**wrong)  # type: ignore[arg-type]
 
@@ -659,3 +722,5 @@ def test_the_bar_is_silent_off_a_terminal_unless_forced(capsys: pytest.CaptureFi
     assert out == ""
     assert "axes" in err
     assert "/2" in err
+    list(capture_batches(subject, prompts, label="sums", progress="force"))
+    assert "sums" in capsys.readouterr().err

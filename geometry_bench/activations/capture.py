@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -65,6 +66,85 @@ def capture(
     Raises `GeometryBenchError` for an empty prompt, an id outside the vocabulary, a prompt too short for a pooling or
     too large for the memory, a model whose blocks do not each run once, and values that are not finite.
     """
+    work = _work(subject, prompts, poolings, padding, token_budget, batch_size)
+    shape = (len(work.distinct), len(subject.blocks), subject.width)
+
+    keys: dict[Pooling, str] = {}
+    found: dict[Pooling, Array] = {}
+    if cache is not None and work.distinct:
+        setting = {"padding": padding, "token_budget": work.token_budget, "batch_size": batch_size}
+        facts = _key_facts(subject, work.distinct, setting)
+        for pooling in work.poolings:
+            keys[pooling] = content_key({**facts, "pooling": pooling.name})
+            stored = cache.get(keys[pooling])
+            if stored is not None and stored.shape == shape:
+                found[pooling] = stored
+
+    missing = tuple(pooling for pooling in work.poolings if pooling not in found)
+    if missing:
+        fresh = {pooling: np.full(shape, np.nan, dtype=np.float32) for pooling in missing}
+        for rows, pooled in _passes(subject, replace(work, poolings=missing), progress, label):
+            for pooling, values in zip(missing, pooled, strict=True):
+                fresh[pooling][list(rows)] = values
+        for pooling, values in fresh.items():
+            if cache is not None and work.distinct:
+                cache.put(keys[pooling], values, _file_facts(subject, shape, pooling))
+        found.update(fresh)
+    return {pooling: found[pooling][work.where] for pooling in work.poolings}
+
+
+def capture_batches(
+    subject: Subject,
+    prompts: Sequence[Sequence[int]],
+    poolings: Sequence[Pooling] = (LAST,),
+    *,
+    token_budget: int | None = None,
+    batch_size: int | None = None,
+    padding: Padding = "right",
+    progress: bool | Literal["force"] = True,
+    label: str = "",
+) -> Iterator[tuple[NDArray[np.int64], dict[Pooling, Array]]]:
+    """The same batch by batch, so that memory does not grow with the number of prompts; nothing is cached.
+
+    Yields the indices of the prompts that a batch holds (prompts,) and for each pooling their block outputs (prompts,
+    layers, width), float32. Every prompt comes exactly once, in whatever order costs least. Raises as `capture` does.
+    """
+    work = _work(subject, prompts, poolings, padding, token_budget, batch_size)
+    given: dict[int, list[int]] = {}
+    for index, row in enumerate(work.where):
+        given.setdefault(row, []).append(index)
+    for rows, pooled in _passes(subject, work, progress, label):
+        repeats = [len(given[row]) for row in rows]
+        indices = np.array([index for row in rows for index in given[row]], dtype=np.int64)
+        yield (
+            indices,
+            {
+                pooling: np.repeat(values, repeats, axis=0)
+                for pooling, values in zip(work.poolings, pooled, strict=True)
+            },
+        )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is asked of a subject: its distinct prompts and, for each given prompt, which of them it is."""
+
+    distinct: list[Ids]
+    where: list[int]
+    poolings: tuple[Pooling, ...]
+    padding: Padding
+    token_budget: int | None
+    batch_size: int | None
+
+
+def _work(
+    subject: Subject,
+    prompts: Sequence[Sequence[int]],
+    poolings: Sequence[Pooling],
+    padding: Padding,
+    token_budget: int | None,
+    batch_size: int | None,
+) -> _Work:
     wanted = tuple(dict.fromkeys(poolings))
     _check_prompts(subject, prompts, wanted)
     if padding not in ("right", "left"):
@@ -73,53 +153,43 @@ def capture(
         if limit is not None and limit < 1:
             raise GeometryBenchError(f"{name} is {limit}: give 1 or more.")
     distinct, where = batching.unique(prompts)
-    shape = (len(distinct), len(subject.blocks), subject.width)
     if token_budget is None and batch_size is None:
         token_budget = batching.default_budget(_input_device(subject).type)
+    return _Work(distinct, where, wanted, padding, token_budget, batch_size)
 
-    keys: dict[Pooling, str] = {}
-    found: dict[Pooling, Array] = {}
-    if cache is not None and distinct:
-        setting = {"padding": padding, "token_budget": token_budget, "batch_size": batch_size}
-        facts = _key_facts(subject, distinct, setting)
-        for pooling in wanted:
-            keys[pooling] = content_key({**facts, "pooling": pooling.name})
-            stored = cache.get(keys[pooling])
-            if stored is not None and stored.shape == shape:
-                found[pooling] = stored
 
-    missing = tuple(pooling for pooling in wanted if pooling not in found)
-    if missing:
-        lengths = [len(ids) for ids in distinct]
-        above, dynamic = _length_dependent_positions(subject.backbone)
-        batches: list[Batch] | None = None
-        at_the_end = [pooling.reads_at_most for pooling in missing]
-        if padding == "right" and above is None and batch_size != 1 and None not in at_the_end:
-            keep = max(count for count in at_the_end if count is not None)
-            shared = batching.plan_shared(distinct, token_budget=token_budget, batch_size=batch_size, keep=keep)
-            if _may_share(subject, distinct, shared, missing):
-                batches = shared
-        if batches is None:
-            batches = batching.plan(lengths, token_budget=token_budget, batch_size=batch_size, uniform_above=above)
-        fresh = {pooling: np.full(shape, np.nan, dtype=np.float32) for pooling in missing}
-        with _evaluating(subject.backbone), _bar(len(distinct), progress, label) as advance:
+def _passes(
+    subject: Subject, work: _Work, progress: bool | Literal["force"], label: str
+) -> Iterator[tuple[tuple[int, ...], Array]]:
+    """Every batch's rows among the distinct prompts with their pooled outputs (poolings, rows, layers, width)."""
+    lengths = [len(ids) for ids in work.distinct]
+    above, dynamic = _length_dependent_positions(subject.backbone)
+    batches = _plan(subject, work, lengths, above)
+    with _evaluating(subject.backbone), _bar(len(work.distinct), progress, label) as advance:
 
-            def run(batch: Batch) -> None:
-                if dynamic and above is not None and batch.length > above:
-                    _forget_longer_prompts(subject)
-                rows = [distinct[row] for row in batch.rows]
-                pooled = _forward(subject, rows, batch.length, padding, missing, batch.prefix)
-                for pooling, values in zip(missing, pooled, strict=True):
-                    fresh[pooling][list(batch.rows)] = values
-                advance(len(batch.rows))
+        def run(batch: Batch) -> Array:
+            if dynamic and above is not None and batch.length > above:
+                _forget_longer_prompts(subject)
+            rows = [work.distinct[row] for row in batch.rows]
+            return _forward(subject, rows, batch.length, work.padding, work.poolings, batch.prefix)
 
-            _run_all(batches, lengths, run, where)
-        for pooling, values in fresh.items():
-            _check_finite(values, where, pooling)
-            if cache is not None and distinct:
-                cache.put(keys[pooling], values, _file_facts(subject, shape, pooling))
-        found.update(fresh)
-    return {pooling: found[pooling][where] for pooling in wanted}
+        for batch, pooled in _run_all(batches, lengths, run, work.where):
+            for pooling, values in zip(work.poolings, pooled, strict=True):
+                _check_finite(values, batch.rows, work.where, pooling)
+            yield batch.rows, pooled
+            advance(len(batch.rows))
+
+
+def _plan(subject: Subject, work: _Work, lengths: Sequence[int], above: int | None) -> list[Batch]:
+    """Batches with common beginnings computed once where poolings and model allow it, else of whole prompts."""
+    budget, size = work.token_budget, work.batch_size
+    at_the_end = [pooling.reads_at_most for pooling in work.poolings]
+    if work.padding == "right" and above is None and size != 1 and None not in at_the_end:
+        keep = max(count for count in at_the_end if count is not None)
+        shared = batching.plan_shared(work.distinct, token_budget=budget, batch_size=size, keep=keep)
+        if _may_share(subject, work.distinct, shared, work.poolings):
+            return shared
+    return batching.plan(lengths, token_budget=budget, batch_size=size, uniform_above=above)
 
 
 def _forward(
@@ -253,8 +323,8 @@ def _evaluating(backbone: torch.nn.Module) -> Iterator[None]:
 
 
 def _run_all(
-    batches: Sequence[Batch], lengths: Sequence[int], run: Callable[[Batch], None], where: Sequence[int]
-) -> None:
+    batches: Sequence[Batch], lengths: Sequence[int], run: Callable[[Batch], Array], where: Sequence[int]
+) -> Iterator[tuple[Batch, Array]]:
     """Run batches in order; where one does not fit the memory, it and all others as large are halved until they do."""
     waiting = list(reversed(batches))
     limit: int | None = None
@@ -264,7 +334,9 @@ def _run_all(
             long, short = batching.halve(batch, lengths)
             waiting += [short, long]
             continue
-        if _fits(run, batch):
+        pooled = _fitting(run, batch)
+        if pooled is not None:
+            yield batch, pooled
             continue
         _free_memory()
         if len(batch.rows) == 1:
@@ -277,21 +349,20 @@ def _run_all(
                 f"Out of memory with {len(batch.rows)} prompts of up to {batch.length} tokens in one batch, which "
                 "now runs in halves, as do all others as large.",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         limit = batch.tokens // 2
         waiting.append(batch)
 
 
-def _fits(run: Callable[[Batch], None], batch: Batch) -> bool:
-    """Run a batch; False where memory ran out. On return the failed pass's tensors are no longer referred to."""
+def _fitting(run: Callable[[Batch], Array], batch: Batch) -> Array | None:
+    """A batch's result; None where memory ran out. On return the failed pass's tensors are no longer referred to."""
     try:
-        run(batch)
+        return run(batch)
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
-        return False
-    return True
+        return None
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -358,13 +429,13 @@ def _check_prompts(subject: Subject, prompts: Sequence[Sequence[int]], poolings:
         raise GeometryBenchError("No pooling was asked for: give at least one.")
     embedding = cast("Any", subject.backbone).get_input_embeddings()
     size = getattr(embedding, "num_embeddings", None)
-    needed = 2 if any(pooling.skip_bos for pooling in poolings) else 1
+    left_out = max(pooling.left_out for pooling in poolings)
     for index, prompt in enumerate(prompts):
-        if len(prompt) < needed:
+        if len(prompt) <= left_out:
             raise GeometryBenchError(
-                f"Prompt {index} has {len(prompt)} tokens, and poolings that leave out the first need 2: leave this "
-                "prompt or this pooling out."
-                if needed == 2
+                f"Prompt {index} has {len(prompt)} tokens, and poolings that leave out the first {left_out} need "
+                f"{left_out + 1}: leave this prompt or this pooling out."
+                if left_out
                 else f"Prompt {index} has no tokens: give each prompt at least one."
             )
         if size is not None and not 0 <= min(prompt) <= max(prompt) < size:
@@ -374,13 +445,13 @@ def _check_prompts(subject: Subject, prompts: Sequence[Sequence[int]], poolings:
             )
 
 
-def _check_finite(values: Array, where: Sequence[int], pooling: Pooling) -> None:
+def _check_finite(values: Array, rows: Sequence[int], where: Sequence[int], pooling: Pooling) -> None:
     bad = np.argwhere(~np.isfinite(values).all(axis=2))
     if len(bad):
-        row, layer = (int(n) for n in bad[0])
+        place, layer = (int(n) for n in bad[0])
         raise GeometryBenchError(
-            f"The activations of prompt {where.index(row)} are not finite at layer {layer} (pooling {pooling.name}): "
-            "check the weights, or take float32 or bfloat16 in place of a dtype that overflows."
+            f"The activations of prompt {where.index(rows[place])} are not finite at layer {layer} (pooling "
+            f"{pooling.name}): check the weights, or take float32 or bfloat16 in place of a dtype that overflows."
         )
 
 

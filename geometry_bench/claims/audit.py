@@ -9,11 +9,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.records.published import PublishedStatement
 
-AUDITED_SOURCES: tuple[str, ...] = ("safety_compassion",)
+AUDITED_SOURCES: tuple[str, ...] = ("safety_compassion", "universal_direction", "safety_subspaces")
 """Sources with an audit, each in its own module ``audit_SOURCE`` beside this one."""
 
 
@@ -30,8 +32,8 @@ class Observation:
 class Statement:
     """A sentence of a source, in this project's words, and the check that it faces.
 
-    ``stated`` holds the figures and names in the sentence; ``check`` takes the source's published data (for source A a
-    ``records.published.Published``) and returns what it saw.
+    ``stated`` holds the figures and names in the sentence; ``check`` takes the source's published data (of
+    ``records.published``) and returns what it saw.
     """
 
     id: str
@@ -61,6 +63,59 @@ class Finding:
     def verdict(self) -> str:
         """``consistent`` or ``contradicted``."""
         return "consistent" if self.consistent else "contradicted"
+
+
+class Stating(Protocol):
+    """Published data that hold sentences of their source."""
+
+    @property
+    def id(self) -> str:
+        """Id of the source."""
+
+    @property
+    def statements(self) -> Mapping[str, PublishedStatement]:
+        """Sentences of the source by id."""
+
+
+_Data = TypeVar("_Data", bound=Stating)
+Check = Callable[[Mapping[str, Any], _Data], Observation]
+"""What a sentence states, and the published data -> what the data say of it."""
+
+
+class Checks(Generic[_Data]):
+    """The checks of one source, each for the statement of the same id: ``@checks("id")`` adds one."""
+
+    def __init__(self) -> None:
+        self._checks: dict[str, Check[_Data]] = {}
+
+    def __call__(self, statement_id: str) -> Callable[[Check[_Data]], Check[_Data]]:
+        """Register the decorated function as the check of a statement."""
+
+        def register(check: Check[_Data]) -> Check[_Data]:
+            if statement_id in self._checks:
+                raise ValueError(f"two checks for {statement_id}")
+            self._checks[statement_id] = check
+            return check
+
+        return register
+
+    def statements(self, published: _Data) -> tuple[Statement, ...]:
+        """The sentences in the file's order; raises ``GeometryBenchError`` where one has no check or is missing."""
+        if unmatched := set(published.statements) ^ set(self._checks):
+            raise GeometryBenchError(
+                f"The published figures of {published.id} and their audit do not name the same statements: "
+                f"{', '.join(sorted(unmatched))}; restore the file or reinstall geometry-bench."
+            )
+        return tuple(
+            Statement(
+                key, published.id, text.sentence, text.where, text.stated, partial(self._checks[key], text.stated)
+            )
+            for key, text in published.statements.items()
+        )
+
+    def audit(self, published: _Data) -> list[Finding]:
+        """Check every sentence against these data."""
+        return [statement.examine(published) for statement in self.statements(published)]
 
 
 class AuditModule(Protocol):

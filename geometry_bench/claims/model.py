@@ -13,7 +13,9 @@ from geometry_bench.records.schema import Estimate, Record, Variant
 from geometry_bench.records.verdicts import Criterion
 
 Estimates = Mapping[Variant, Estimate]
-Need = Literal["model", "system role", "panel"]
+Need = Literal["model", "system role", "panel", "group", "family"]
+Scope = Literal["model", "panel", "group", "family"]
+"""What a claim is about: one subject, all subjects of a run, a group about its reference, a family of checkpoints."""
 
 
 BEYOND_NULL = Criterion()
@@ -54,12 +56,13 @@ class Panel:
 class Claim:
     """One sentence of a source and how it is held against a model.
 
-    ``measure`` takes a :class:`Lab` (or, for needs ``panel``, a :class:`Panel`) and a case and returns an estimate for each
-    variant; it raises :class:`NotApplicableError` where a subject lacks what it needs. ``figure`` reads or derives the
-    source's figure for a published subject. ``smallest_change`` is the smallest difference between two subjects, in units of
-    the value, that would matter to a user. ``conditions`` and ``messages`` name the kinds of system prompts and the message
-    sets they meet, ``sets`` the sets of requests, in ``rendering``: from these the forward passes are counted, and a record
-    holds their hashes and the ``poolings`` read of them. ``reads`` names the cases whose records a panel takes.
+    ``measure`` takes what its ``scope`` offers (a :class:`Lab`, a :class:`Panel`, a ``GroupLab`` or a ``FamilyLab``) and a
+    case and returns an estimate for each variant; it raises :class:`NotApplicableError` where a subject lacks what it
+    needs. ``figure`` reads or derives the source's figure for a published subject. ``smallest_change`` is the smallest
+    difference between two subjects, in units of the value, that would matter to a user. ``conditions`` and ``messages`` name
+    the kinds of system prompts and the message sets they meet, ``sets`` the sets of requests, in ``rendering``: from these
+    the forward passes are counted, and a record holds their hashes and the ``poolings`` read of them. ``reads`` names the
+    cases whose records a panel takes. ``per_member`` adds a case for each member of a group, or for each but the reference.
     """
 
     id: str
@@ -82,6 +85,7 @@ class Claim:
     rendering: RequestRendering = "text"
     poolings: tuple[Pooling, ...] = ()
     reads: tuple[str, ...] = field(default=())
+    per_member: Literal["all", "others"] | None = None
     open_question: bool = False
 
     @property
@@ -90,9 +94,17 @@ class Claim:
         return self.id.split(".", 1)[1]
 
     @property
-    def is_panel(self) -> bool:
-        """Whether the claim is about several subjects together."""
-        return "panel" in self.needs
+    def scope(self) -> Scope:
+        """What the claim is about."""
+        return next((scope for scope in ("panel", "group", "family") if scope in self.needs), "model")
+
+    def cases_of(self, members: Sequence[str] = (), reference: str | None = None) -> tuple[Case, ...]:
+        """The declared cases and, for a claim about each member of a group, one for each of these."""
+        if self.per_member is None:
+            return self.cases
+        declared = tuple(case for case in self.cases if case.key)
+        others = [name for name in members if self.per_member == "all" or name != reference]
+        return (*declared, *(Case(name, (name,)) for name in others)) or self.cases
 
     def cost(self, pack: Pack, requests: RequestSettings | None = None) -> int:
         """Forward passes that the claim would take alone; claims on one message set or set of requests share them."""

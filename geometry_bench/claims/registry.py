@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 
-from geometry_bench.claims import magnitude, panel, safety_compassion
+from geometry_bench.claims import activation_overlap, magnitude, panel, safety_compassion, universal
 from geometry_bench.claims.model import Claim
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.records.schema import case_key
 
-CLAIMS: dict[str, Claim] = {claim.id: claim for claim in (*safety_compassion.CLAIMS, *magnitude.CLAIMS, *panel.CLAIMS)}
-"""Claims by id, in the order in which they are measured: those of single subjects before those of panels."""
+_ALL = (
+    *safety_compassion.CLAIMS,
+    *magnitude.CLAIMS,
+    *activation_overlap.CLAIMS,
+    *universal.CLAIMS,
+    *panel.CLAIMS,
+)
+
+CLAIMS: dict[str, Claim] = {claim.id: claim for claim in _ALL}
+"""Claims by id, in the order in which they are measured: those of single subjects before those of groups and panels."""
 
 
 def find_claim(claim: str) -> Claim:
@@ -26,6 +35,6 @@ def find_claim(claim: str) -> Claim:
     raise GeometryBenchError(f"There is no claim '{claim}': {hint}")
 
 
-def known_cases() -> frozenset[str]:
-    """Case keys of all claims."""
-    return frozenset(case_key(claim.id, case.key) for claim in CLAIMS.values() for case in claim.cases)
+def known_cases(members: Sequence[str] = ()) -> frozenset[str]:
+    """Case keys of all claims, those for each of a group's ``members`` among them."""
+    return frozenset(case_key(claim.id, case.key) for claim in CLAIMS.values() for case in claim.cases_of(members))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geometry_bench.activations.pooling import Pooling
+from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
 from geometry_bench.lab import MEAN, MEAN_KEPT, Lab
+from geometry_bench.prompts.sets import RequestSet
 from geometry_bench.records.schema import Variant
 
 SEED = 0
@@ -29,31 +32,58 @@ POOLING: dict[Variant, Pooling] = {"published": MEAN, "corrected": MEAN_KEPT}
 
 
 @dataclass(frozen=True)
-class Classes:
-    """Both classes, safe prompts first: states (prompts, layers, width), labels (prompts,) True for harmful."""
+class Labelled:
+    """Prompts of both classes, safe ones first: labels (prompts,) True for harmful, one topic, id and partner each."""
 
-    states: Array
     labels: NDArray[np.bool_]
     topics: tuple[str, ...]
     ids: tuple[str, ...]
     partners: tuple[str | None, ...]
-    lengths: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, safe: RequestSet, harmful: RequestSet, **more: Any) -> Self:
+        """The two sets, one after the other.
+
+        Raises:
+            GeometryBenchError: a class has fewer than two requests.
+        """
+        for name, requests in (("safe", safe), ("harmful", harmful)):
+            if len(requests) < 2:
+                raise GeometryBenchError(
+                    f"The {name} class ({requests.name}) has {len(requests)} requests: at least two are needed, add some."
+                )
+        drawn = [*safe.requests, *harmful.requests]
+        return cls(
+            labels=np.repeat([False, True], [len(safe), len(harmful)]),
+            topics=(*safe.topics, *harmful.topics),
+            ids=tuple(request.id for request in drawn),
+            partners=tuple(request.partner for request in drawn),
+            **more,
+        )
 
     @property
     def exchangeable(self) -> tuple[str, ...]:
         """One label a prompt: within a label, class could be swapped if class did not matter.
 
         Partners share most of their wording, so they are what is swapped. A prompt whose partner was not drawn is swapped
-        with others of its topic.
+        with others of its topic, and one without a topic with all others of that kind.
         """
         harmful = {name for name, flag in zip(self.ids, self.labels, strict=True) if flag}
         claimed = {partner for partner, flag in zip(self.partners, self.labels, strict=True) if not flag}
         rows = zip(self.ids, self.partners, self.topics, self.labels, strict=True)
         pairs = [name if flag and name in claimed else partner if not flag else None for name, partner, _, flag in rows]
         return tuple(
-            f"pair {pair}" if pair in harmful else f"topic {topic}"
-            for pair, topic in zip(pairs, self.topics, strict=True)
+            f"pair {pair}" if pair in harmful else "no topic" if topic == name else f"topic {topic}"
+            for pair, topic, name in zip(pairs, self.topics, self.ids, strict=True)
         )
+
+
+@dataclass(frozen=True)
+class Classes(Labelled):
+    """Both classes with their states (prompts, layers, width) and lengths in tokens."""
+
+    states: Array
+    lengths: NDArray[np.int64]
 
     def facts(self) -> dict[str, float | None]:
         """Sizes of the classes and their mean lengths in tokens."""
@@ -76,14 +106,11 @@ def classes(lab: Lab, variant: Variant, pooling: Pooling | None = None, sets: tu
 
     def gather() -> Classes:
         safe, harmful = (lab.requests(name, rendering="text", poolings=(chosen,)) for name in names)
-        drawn = [*safe.requests.requests, *harmful.requests.requests]
-        return Classes(
-            np.concatenate([safe.states[chosen], harmful.states[chosen]]),
-            np.repeat([False, True], [len(safe.requests), len(harmful.requests)]),
-            (*safe.topics, *harmful.topics),
-            tuple(request.id for request in drawn),
-            tuple(request.partner for request in drawn),
-            np.array([*safe.lengths, *harmful.lengths], dtype=np.int64),
+        return Classes.of(
+            safe.requests,
+            harmful.requests,
+            states=np.concatenate([safe.states[chosen], harmful.states[chosen]]),
+            lengths=np.array([*safe.lengths, *harmful.lengths], dtype=np.int64),
         )
 
     return lab.once(("classes", names, chosen), gather)

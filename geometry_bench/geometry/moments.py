@@ -143,3 +143,44 @@ def moments_of(states: Array, *, second: Sequence[int] = ()) -> Moments:
     accumulator = Accumulator(np.shape(states)[1], np.shape(states)[2], second=second)
     accumulator.add(states)
     return accumulator.moments()
+
+
+class Folding:
+    """Prompts kept as they are while that takes less memory than their second moments, and summed up beyond.
+
+    The second moments are those of every layer of the batches (prompts, layers, width).
+    """
+
+    def __init__(self, layers: int, width: int) -> None:
+        self._sums = Accumulator(layers, width, second=range(layers))
+        self._rows: list[Array] = []
+        # As many float32 rows as take the room of one float64 (width, width).
+        self._most = 2 * width
+
+    @staticmethod
+    def size(prompts: int, layers: int, width: int) -> int:
+        """Bytes that so many prompts take at most."""
+        return layers * width * min(4 * prompts, 8 * width)
+
+    def add(self, states: Array) -> None:
+        """Add a batch; GeometryBenchError for another shape, NaN or infinity."""
+        if len(states) == 0:
+            return
+        self._rows.append(np.asarray(states, dtype=np.float32))
+        waiting = sum(map(len, self._rows))
+        if self._sums.count + waiting > self._most and (self._sums.count == 0 or waiting >= CHUNK):
+            self._fold()
+
+    def result(self) -> Array | Moments:
+        """The prompts (prompts, layers, width), in the order of their arrival, or their moments."""
+        if self._sums.count == 0:
+            if not self._rows:
+                raise GeometryBenchError("there are no prompts to take moments of: the group is empty")
+            return np.concatenate(self._rows)
+        self._fold()
+        return self._sums.moments()
+
+    def _fold(self) -> None:
+        if self._rows:
+            self._sums.add(np.concatenate(self._rows))
+            self._rows = []

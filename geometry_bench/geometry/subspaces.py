@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,15 +24,14 @@ Scheme = Literal["parallel", "orthogonal"]
 
 
 @dataclass(frozen=True)
-class Decomposition:
-    """Left singular vectors (rows, rank) in descending order, energies σ² (rank,), shape, and total energy ‖M‖²_F.
+class Spectrum:
+    """Energies σ² (rank,) of a matrix in descending order, its shape, and its total energy ‖M‖²_F.
 
     Only directions above rounding are kept (σ² > σ₁² · max(rows, columns) · 2⁻⁵²): the vectors of a zero singular value are
     arbitrary, and a projection on "the first k" of them keeps no more than one on the first ``rank``. ``total`` is zero for
     a zero matrix, which has rank 0 and spans nothing.
     """
 
-    vectors: Array
     energies: Array
     rows: int
     columns: int
@@ -49,6 +48,13 @@ class Decomposition:
         if self.rank == 0:
             return "zero"
         return "full" if self.rank == min(self.rows, self.columns) else "deficient"
+
+
+@dataclass(frozen=True)
+class Decomposition(Spectrum):
+    """A spectrum with its left singular vectors (rows, rank)."""
+
+    vectors: Array
 
     def basis(self, k: int) -> Array:
         """The first k left singular vectors, (rows, min(k, rank)); GeometryBenchError beyond the smaller side."""
@@ -72,8 +78,13 @@ def _descending(gram: Array, longer: int) -> tuple[Array, Array, int]:
     """Eigenvalues and vectors of a Gram matrix from the largest down, and how many stand above rounding."""
     values, vectors = np.linalg.eigh(gram)
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
-    rank = int((values > values[0] * longer * np.finfo(np.float64).eps).sum())
+    rank = numerical_rank(values, longer)
     return values[:rank], vectors[:, :rank], rank
+
+
+def numerical_rank(energies: Array, longer: int) -> int:
+    """How many of descending energies stand above rounding, for a matrix whose longer side is ``longer``."""
+    return int((energies > energies[0] * longer * np.finfo(np.float64).eps).sum())
 
 
 def _orthonormal(vectors: Array) -> Array:
@@ -100,7 +111,7 @@ def decompose(matrix: Array, *, name: str = "the matrix") -> Decomposition:
     # At unit scale squares neither overflow nor vanish.
     scale = float(np.abs(values).max())
     if scale == 0:
-        return Decomposition(np.zeros((rows, 0)), np.zeros(0), rows, columns, 0.0)
+        return Decomposition(np.zeros(0), rows, columns, 0.0, np.zeros((rows, 0)))
     values = values / scale
     total = float((values**2).sum())
     if rows <= columns:
@@ -111,7 +122,7 @@ def decompose(matrix: Array, *, name: str = "the matrix") -> Decomposition:
         # Rounding in the eigenvectors tilts columns by about 2⁻⁵²·√n·σ₁²/σᵢσⱼ: nothing to mend where σ are alike.
         if 10 * np.finfo(np.float64).eps * np.sqrt(columns) * energies[0] / energies[-1] > 1e-12:
             vectors = _orthonormal(vectors)
-    return Decomposition(np.ascontiguousarray(vectors), energies * scale**2, rows, columns, total * scale**2)
+    return Decomposition(energies * scale**2, rows, columns, total * scale**2, np.ascontiguousarray(vectors))
 
 
 def decompose_second_moment(second: Array, count: int, *, name: str = "the second moment") -> Decomposition:
@@ -121,14 +132,14 @@ def decompose_second_moment(second: Array, count: int, *, name: str = "the secon
     """
     gram = _matrix(second, name)
     width = len(gram)
-    if gram.shape != (width, width) or not np.allclose(gram, gram.T, rtol=1e-6, atol=1e-9 * float(np.abs(gram).max())):
+    if gram.shape != (width, width) or float(np.abs(gram - gram.T).max()) > 1e-6 * float(np.abs(gram).max()):
         raise GeometryBenchError(f"{name} must be a symmetric matrix, but is not (shape {gram.shape})")
     total = float(np.trace(gram))
     if total <= 0:
-        return Decomposition(np.zeros((width, 0)), np.zeros(0), width, count, 0.0)
+        return Decomposition(np.zeros(0), width, count, 0.0, np.zeros((width, 0)))
     energies, vectors, rank = _descending((gram + gram.T) / 2, max(width, count))
     rank = min(rank, count)
-    return Decomposition(np.ascontiguousarray(vectors[:, :rank]), energies[:rank], width, count, total)
+    return Decomposition(energies[:rank], width, count, total, np.ascontiguousarray(vectors[:, :rank]))
 
 
 def decompose_activations(states: Array, *, centred: bool, weights: Array | None = None) -> Decomposition:
@@ -163,7 +174,7 @@ def rank_of_share(share: float, rows: int, columns: int, rule: Rule = "round") -
     return max(1, round(exact)) if rule == "round" else int(np.floor(exact + 1e-9))
 
 
-def energy_ranks(decomposition: Decomposition, thresholds: Sequence[float]) -> NDArray[np.int64]:
+def energy_ranks(decomposition: Spectrum, thresholds: Sequence[float]) -> NDArray[np.int64]:
     """Fewest left singular vectors that hold at least η of the energy, (thresholds,).
 
     GeometryBenchError for a zero matrix or η outside (0, 1].
@@ -182,7 +193,7 @@ def energy_ranks(decomposition: Decomposition, thresholds: Sequence[float]) -> N
 # Energy
 
 
-def own_energy(decomposition: Decomposition) -> Array:
+def own_energy(decomposition: Spectrum) -> Array:
     """Energy of the decomposed matrix kept by its first k directions, k = 1 … rank, as a share: (rank,)."""
     if decomposition.rank == 0:
         raise GeometryBenchError("a zero matrix has no energy to keep: is the update empty?")
@@ -204,6 +215,38 @@ def energy_kept(basis: Array, update: Array, *, name: str = "the update") -> Arr
     delta = delta / scale
     kept: Array = np.cumsum(((basis.T @ delta) ** 2).sum(axis=1)) / (delta**2).sum()
     return kept
+
+
+def energy_by_direction(squared: Array, update: Spectrum) -> Array:
+    """Share of an update's energy along each direction of a basis, (rank,), from the squared overlaps (VᵀW)².
+
+    V (rows, rank) is the basis, W the left singular vectors of the update, ``squared`` (rank, rank of the update):
+    ‖v_iᵀΔ‖² = Σ_j (v_iᵀw_j)² σ_j². Their sums over the first k, or over k at random, are E_k of Top-K and of Random-K.
+    GeometryBenchError for a zero update.
+    """
+    if update.rank == 0:
+        raise GeometryBenchError("a zero update has no energy, so no share of it is defined")
+    shares: Array = squared @ (update.energies / update.total)
+    return shares
+
+
+def energy_of_vector(axis: Array, update: Array) -> float:
+    """cos² between two 1-D updates (n,): the energy that the scalar projection on one keeps of the other.
+
+    GeometryBenchError where either is zero.
+    """
+    a, b = (np.asarray(x, dtype=np.float64) for x in (axis, update))
+    if a.ndim != 1 or a.shape != b.shape:
+        raise GeometryBenchError(f"1-D tensors of shapes {a.shape} and {b.shape} do not fit each other")
+    lengths = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
+    if lengths == 0:
+        raise GeometryBenchError("the energy kept of or by a zero vector is not defined: is that tensor unchanged?")
+    return float((a @ b / lengths) ** 2)
+
+
+def energy_at(curve: Array, k: int) -> float:
+    """E_k from a curve for k = 1 … rank: 0 at k = 0, and the last value beyond the rank."""
+    return float(curve[min(k, len(curve)) - 1]) if k > 0 else 0.0
 
 
 def energy_expectation(k: int, rows: int) -> float:
@@ -279,17 +322,35 @@ def mso_sweep(v: Decomposition, w: Decomposition, thresholds: Sequence[float]) -
 
     GeometryBenchError where a matrix is zero, the two differ in dimension, or an η lies outside (0, 1].
     """
+    left, right = _pair(
+        v.vectors[:, : energy_ranks(v, thresholds).max()], w.vectors[:, : energy_ranks(w, thresholds).max()]
+    )
+    return overlap_sweep((left.T @ right) ** 2, v, w, thresholds)
+
+
+def overlap_sweep(squared: Array, v: Spectrum, w: Spectrum, thresholds: Sequence[float]) -> OverlapSweep:
+    """The same from the squared overlaps (VᵀW)² of the first left singular vectors, as many as the largest η needs."""
     ranks_v, ranks_w = energy_ranks(v, thresholds), energy_ranks(w, thresholds)
-    table = mso_table(v.vectors[:, : ranks_v.max()], w.vectors[:, : ranks_w.max()])
+    sums = _corner_sums(squared, ranks_v, ranks_w)
     pairs = list(zip(ranks_v.tolist(), ranks_w.tolist(), strict=True))
     return OverlapSweep(
         np.asarray(thresholds, dtype=np.float64),
         ranks_v,
         ranks_w,
-        table[ranks_v - 1, ranks_w - 1],
+        sums / np.minimum(ranks_v, ranks_w),
         np.array([haar_mean(i, j, v.rows) for i, j in pairs]),
         np.array([haar_deviation(i, j, v.rows) for i, j in pairs]),
     )
+
+
+def _corner_sums(matrix: Array, ranks_v: NDArray[np.int64], ranks_w: NDArray[np.int64]) -> Array:
+    """Sums over the first i rows and j columns for pairs (i, j) of ranks, from sums between neighbouring ranks."""
+    edges_v, edges_w = (np.unique(ranks) for ranks in (ranks_v, ranks_w))
+    across = np.add.reduceat(matrix[:, : edges_w[-1]], np.concatenate(([0], edges_w[:-1])), axis=1)
+    blocks = np.add.reduceat(across[: edges_v[-1]], np.concatenate(([0], edges_v[:-1])), axis=0)
+    corners = np.cumsum(np.cumsum(blocks, axis=0), axis=1)
+    sums: Array = corners[np.searchsorted(edges_v, ranks_v), np.searchsorted(edges_w, ranks_w)]
+    return sums
 
 
 # Control bases: the first k columns of one draw are the subspace of dimension k, so that sweeps over k are nested.
@@ -304,14 +365,80 @@ def random_k(decomposition: Decomposition, seed: int) -> Array:
     return drawn
 
 
-def random_basis(rows: int, columns: int, seed: int) -> Array:
+def random_basis(rows: int, columns: int, seed: int, *, k: int | None = None) -> Array:
     """The control Random, (rows, min(rows, columns)): top-k left singular vectors of a Gaussian matrix of that shape.
 
-    Those are uniformly distributed whatever the singular values, and so are the columns of the QR decomposition of a
-    Gaussian matrix: the same law, at a fraction of the time.
+    Those are uniformly distributed whatever the singular values, and so are the columns drawn here; ``k`` draws the first
+    k of them only.
     """
-    gaussian = np.random.default_rng(seed).standard_normal((rows, min(rows, columns)))
-    return np.linalg.qr(gaussian)[0]
+    most = min(rows, columns)
+    basis: Array = _haar_frame(rows, most if k is None else min(k, most), np.random.default_rng(seed))
+    return basis
+
+
+def _haar_frame(rows: int, k: int, generator: np.random.Generator, dtype: type[np.floating[Any]] = np.float64) -> Any:
+    """k orthonormal columns, uniformly distributed, (rows, k), k ≤ rows.
+
+    The reflections of a Gaussian matrix's QR decomposition are independent, each given by a Gaussian vector of what is left
+    of the space (Stewart 1980): drawn by themselves they leave only the product to work out, half of the decomposition.
+    """
+    frame = np.zeros((rows, k), dtype, order="F")
+    scales = np.zeros(k, dtype)
+    for i in range(k):
+        drawn = generator.standard_normal(rows - i)
+        length = np.copysign(np.linalg.norm(drawn), drawn[0])
+        pivot = drawn[0] + length
+        frame[i + 1 :, i] = drawn[1:] / pivot
+        scales[i] = pivot / length
+    (multiply,) = linalg.get_lapack_funcs(("orgqr",), (frame,))
+    made, _, info = multiply(frame, scales, lwork=64 * k, overwrite_a=1)
+    if info != 0:
+        raise AssertionError(f"orgqr refused argument {-info}")
+    return made
+
+
+def random_energy(update: Spectrum, *, draws: int, seed: int) -> Array:
+    """E_k of Random for k = 1 … min(rows, columns), several nested draws: (draws, min(rows, columns)).
+
+    Of the random basis only its product with the update's left singular vectors matters, which is distributed as the
+    coordinates of a random frame of ``rank`` vectors: no basis of the update's size is drawn. One frame serves all draws,
+    each of which takes its coordinates in another random order: a draw is distributed exactly as one from a basis of its
+    own, and draws are uncorrelated, since over all coordinates the energies sum to 1. For a matrix four times taller than
+    wide, where the whole frame would be large, each draw has a frame of its own, in the first coordinates only; the others
+    enter through their Gram matrix, a Wishart matrix, by its Bartlett factor. Frames are float32, right to about 1e-6, far
+    below what separates two draws. GeometryBenchError for a zero update.
+    """
+    if update.rank == 0:
+        raise GeometryBenchError("a zero update has no energy, so no share of it is defined")
+    most = min(update.rows, update.columns)
+    generator = np.random.default_rng(seed)
+    shares = (update.energies / update.energies.sum()).astype(np.float32)
+    if update.rows < 4 * most:
+        energies = _along(_haar_frame(update.rows, update.rank, generator, np.float32), shares)
+        energies /= energies.sum()
+        drawn = np.array([generator.permutation(energies)[:most] for _ in range(draws)])
+    else:
+        drawn = np.array([_along(_first_coordinates(update, most, generator), shares) for _ in range(draws)])
+    curves: Array = np.cumsum(drawn.reshape(draws, most), axis=1)
+    return curves
+
+
+def _along(coordinates: Any, shares: Any) -> Array:
+    """Energy along each coordinate of a frame, from the share of each of its vectors; overwrites the coordinates."""
+    np.square(coordinates, out=coordinates)
+    energies: Array = (coordinates @ shares).astype(np.float64)
+    return energies
+
+
+def _first_coordinates(update: Spectrum, most: int, generator: np.random.Generator) -> Any:
+    """The first coordinates of a random frame of ``rank`` vectors, (most, rank), for many more rows than those."""
+    rank = update.rank
+    first = generator.standard_normal((most, rank), np.float32)
+    # The Gram matrix of the other coordinates' Gaussians, by Bartlett: χ on the diagonal, Gaussians above.
+    rest = np.triu(generator.standard_normal((rank, rank), np.float32), 1)
+    rest[np.diag_indices(rank)] = np.sqrt(generator.chisquare(update.rows - most - np.arange(rank)))
+    lower = linalg.cholesky(first.T @ first + rest.T @ rest, lower=True, overwrite_a=True, check_finite=False)
+    return linalg.solve_triangular(lower, first.T, lower=True, check_finite=False).T
 
 
 # Projections

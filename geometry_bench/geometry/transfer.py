@@ -252,13 +252,20 @@ def universal_from_gram(gram: Array, reference: int = 0) -> Universal:
     if not (np.isfinite(cosines).all() and np.allclose(cosines, cosines.T) and np.allclose(np.diag(cosines), 1)):
         raise GeometryBenchError("a matrix of cosines must be symmetric, finite and 1 on its diagonal")
     weights, values, degenerate = _top(cosines, reference)
-    left_out = np.empty(members)
-    for member in range(members):
-        others = np.delete(np.arange(members), member)
-        sign_of = None if member == reference else int(np.flatnonzero(others == reference)[0])
-        rest, _, _ = _top(cosines[np.ix_(others, others)], sign_of)
-        left_out[member] = cosines[member, others] @ rest
-    return Universal(cosines @ weights, left_out, values / values.sum(), weights, degenerate)
+    left_out = [cosines[member] @ weights_without(cosines, member, reference) for member in range(members)]
+    return Universal(cosines @ weights, np.array(left_out), values / values.sum(), weights, degenerate)
+
+
+def weights_without(gram: Array, member: int, reference: int = 0) -> Array:
+    """Weights (members,) of the shared direction of all but one member, whose own weight is zero.
+
+    Signed to agree with the reference, or with the majority where the reference is the one left out.
+    """
+    others = np.delete(np.arange(len(gram)), member)
+    sign_of = None if member == reference else int(np.flatnonzero(others == reference)[0])
+    weights = np.zeros(len(gram))
+    weights[others] = _top(gram[np.ix_(others, others)], sign_of)[0]
+    return weights
 
 
 def universal_direction(directions: Array, reference: int = 0) -> Universal:

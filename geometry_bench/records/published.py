@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.records.published_tables import Measure, SweepRow, TableFacts, Variant
 from geometry_bench.resources import data_root
 
 SCHEMA_VERSION = 1
@@ -29,6 +30,7 @@ TRADITIONS = ("chenrezig", "tara", "agape", "rahma")
 # Cosines computed in bfloat16 can exceed one by a quantum (1.0078), so the bound is not exactly one.
 _Cosine = Annotated[float, Field(ge=-1.01, le=1.01, allow_inf_nan=False)]
 _Norm = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 _PREFERENCE = ("dpo", "rlhf", "rlaif", "ppo", "kto", "orpo", "grpo")
@@ -243,15 +245,49 @@ class FigureSubject(_Frozen):
 
     key: str
     hub_id: str | None
+    """None where the source does not say which of several checkpoints it took."""
     label: str
     layers: int = Field(gt=0)
     alignment_method: str | None
     """None for a model that was not aligned, or where the source does not say."""
-    figures: Mapping[str, Annotated[float, Field(allow_inf_nan=False)]]
+    figures: Mapping[str, _Finite]
+    profiles: Mapping[str, Mapping[float, _Finite]] = {}
+    """Figures along a grid, by the grid's value."""
 
     def figure(self, name: str) -> float | None:
         """A figure by name, None where the source has none of that name."""
         return self.figures.get(name)
+
+    def profile(self, name: str) -> dict[float, float] | None:
+        """Figures by the value of their grid, ascending; None where the source has none of that name."""
+        found = self.profiles.get(name)
+        return None if found is None else dict(sorted(found.items()))
+
+
+class Group(_Frozen):
+    """Published models that were mapped into the space of one of them, by their keys (source B).
+
+    ``cosines`` are those of pairs ``a|b`` of mapped directions without the reference; those with it are the members'
+    figures ``reference_cosine``.
+    """
+
+    key: str
+    reference: str
+    members: tuple[str, ...] = Field(min_length=2)
+    cosines: Mapping[str, _Cosine]
+
+    @model_validator(mode="after")
+    def _every_pair(self) -> Group:
+        if self.reference not in self.members:
+            raise ValueError(f"the reference {self.reference!r} of the group {self.key} is not one of its members")
+        rest = [member for member in self.members if member != self.reference]
+        wanted = {frozenset((a, b)) for i, a in enumerate(rest) for b in rest[i + 1 :]}
+        given = [frozenset(name.split("|")) for name in self.cosines]
+        if len(given) != len(wanted) or set(given) != wanted:
+            raise ValueError(
+                f"the group {self.key} must give the cosine of each pair of members but the reference once"
+            )
+        return self
 
 
 class PublishedFigures(_Frozen):
@@ -266,25 +302,134 @@ class PublishedFigures(_Frozen):
     layer_index: str
     protocol: Mapping[str, str]
     figures: Mapping[str, str]
-    """What each figure is: name -> one sentence."""
+    """What each figure is and where it stands: name -> one sentence."""
+    bounds: Mapping[str, tuple[float, float]] = {}
+    """Least and greatest value that a figure can have by its definition."""
+    overall: Mapping[str, _Finite] = {}
+    """Figures of no single model, as the source states them."""
     qualitative: tuple[str, ...] = ()
     """What the source says without a figure, in this project's words."""
+    statements: Mapping[str, PublishedStatement] = {}
+    """Sentences that the audit holds against the figures."""
+    groups: Mapping[str, Group] = {}
     subjects: Mapping[str, FigureSubject]
 
     def find(self, name: str) -> FigureSubject | None:
         """The subject with this key or Hub id (case-insensitive), or None."""
         return _named(self.subjects, name)
 
+    def group_of(self, name: str) -> Group | None:
+        """The group that holds the subject with this key or Hub id, or None."""
+        subject = self.find(name)
+        if subject is None:
+            return None
+        return next((group for group in self.groups.values() if subject.key in group.members), None)
+
+    def members(self, group: str) -> tuple[FigureSubject, ...]:
+        """The subjects of a group, in its order; ``GeometryBenchError`` for an unknown group."""
+        return tuple(self.subjects[key] for key in self._group(group).members)
+
+    def reference(self, group: str) -> FigureSubject:
+        """The subject into whose space the others of a group were mapped."""
+        return self.subjects[self._group(group).reference]
+
+    def gram(self, group: str) -> list[list[float]]:
+        """Published cosines of all pairs of mapped directions in the order of the members; 1 on the diagonal."""
+        found = self._group(group)
+        pairs = {frozenset(name.split("|")): value for name, value in found.cosines.items()}
+        for member in self.members(group):
+            if member.key != found.reference:
+                pairs[frozenset((found.reference, member.key))] = member.figures["reference_cosine"]
+        return [[1.0 if a == b else pairs[frozenset((a, b))] for b in found.members] for a in found.members]
+
+    def _group(self, name: str) -> Group:
+        if name not in self.groups:
+            raise GeometryBenchError(f"{self.id} has no group {name!r}; it has {', '.join(self.groups) or 'none'}.")
+        return self.groups[name]
+
     @model_validator(mode="after")
     def _explained(self) -> PublishedFigures:
-        for key, subject in self.subjects.items():
-            unknown = sorted(set(subject.figures) - set(self.figures))
-            if unknown:
-                raise ValueError(f"{key} has a figure {unknown[0]!r} that is explained nowhere")
+        given = [
+            (key, name, value) for key, subject in self.subjects.items() for name, value in subject.figures.items()
+        ]
+        given += [
+            (key, name, value)
+            for key, subject in self.subjects.items()
+            for name, profile in subject.profiles.items()
+            for value in profile.values()
+        ]
+        given += [("overall", name, value) for name, value in self.overall.items()]
+        for key, name, value in given:
+            if name not in self.figures:
+                raise ValueError(f"{key} has a figure {name!r} that is explained nowhere")
+            low, high = self.bounds.get(name, (value, value))
+            if not low <= value <= high:
+                raise ValueError(f"{key} has {name} = {value:g}, which cannot lie outside {low:g} to {high:g}")
+        return self
+
+    @model_validator(mode="after")
+    def _grouped(self) -> PublishedFigures:
+        seen: set[str] = set()
+        for group in self.groups.values():
+            for member in group.members:
+                if member not in self.subjects or member in seen:
+                    raise ValueError(f"{member!r} of the group {group.key} is in two groups or not among the subjects")
+                seen.add(member)
+                if member != group.reference and self.subjects[member].figure("reference_cosine") is None:
+                    raise ValueError(f"{member} has no reference_cosine in the group {group.key}")
         return self
 
 
-_Subject = TypeVar("_Subject", PublishedSubject, FigureSubject)
+class TabledSubject(FigureSubject):
+    """One published model of a source of tables (source D), with its rows. ``hub_id`` is that of the aligned model."""
+
+    base_hub_id: str
+    rows: tuple[SweepRow, ...]
+
+    def row(self, table: str, variant: Variant = "aligned") -> SweepRow | None:
+        """The model's row in a table, fine-tuned from the aligned or from the safety-tuned model; None where none is."""
+        return next((row for row in self.rows if (row.table, row.variant) == (table, variant)), None)
+
+
+class PublishedTables(PublishedFigures):
+    """Everything that one source published, where that is tables of projected models beside a few figures."""
+
+    training_examples: Mapping[str, Annotated[int, Field(gt=0)]]
+    scales: Mapping[Measure, str]
+    svd_fractions: tuple[float, ...]
+    tables: Mapping[str, TableFacts]
+    subjects: Mapping[str, TabledSubject]
+
+    def find(self, name: str) -> TabledSubject | None:
+        """The subject with this key or Hub id (case-insensitive), or None."""
+        return _named(self.subjects, name)
+
+    def rows(self, table: str) -> tuple[tuple[TabledSubject, SweepRow], ...]:
+        """The rows of a table in its order, each with its model; ``GeometryBenchError`` for an unknown table."""
+        if table not in self.tables:
+            raise GeometryBenchError(f"{self.id} has no table {table!r}; it has {', '.join(self.tables)}.")
+        return tuple((s, row) for s in self.subjects.values() for row in s.rows if row.table == table)
+
+    @model_validator(mode="after")
+    def _tabled(self) -> PublishedTables:
+        grid = list(self.svd_fractions)
+        for key, subject in self.subjects.items():
+            places = [(row.table, row.variant) for row in subject.rows]
+            if len(set(places)) != len(places):
+                raise ValueError(f"{key} has two rows of one variant in one table")
+            for row in subject.rows:
+                if row.table not in self.tables:
+                    raise ValueError(f"{key} has a row of table {row.table!r}, which is described nowhere")
+                for basis, sweep in row.projections.items():
+                    if not grid == list(sweep.curve("utility")) == list(sweep.curve("harm")):
+                        raise ValueError(f"{key}, table {row.table}, {basis}: the SVD fractions are not {grid}")
+        extended = [facts.extends for facts in self.tables.values() if facts.extends is not None]
+        if unknown := [table for table in extended if table not in self.tables]:
+            raise ValueError(f"table {unknown[0]!r} is extended but described nowhere")
+        return self
+
+
+_Subject = TypeVar("_Subject", PublishedSubject, FigureSubject, TabledSubject)
 
 
 def _named(subjects: Mapping[str, _Subject], name: str) -> _Subject | None:
@@ -318,10 +463,11 @@ def _parsed(model: type[_File], content: object, where: str) -> _File:
         )
     if version != SCHEMA_VERSION or isinstance(version, bool):
         raise GeometryBenchError(f"{where} has schema version {version!r}, expected {SCHEMA_VERSION}; restore it.")
-    subjects = content.get("subjects")
-    if isinstance(subjects, dict):
-        keyed = {key: {"key": key, **value} for key, value in subjects.items() if isinstance(value, dict)}
-        content = {**content, "subjects": {**subjects, **keyed}}
+    for section in ("subjects", "groups"):
+        entries = content.get(section)
+        if isinstance(entries, dict):
+            keyed = {key: {"key": key, **value} for key, value in entries.items() if isinstance(value, dict)}
+            content = {**content, section: {**entries, **keyed}}
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -341,6 +487,15 @@ def load_published(source: str = "safety_compassion", path: Path | None = None) 
     return parse_published(content, str(file))
 
 
+def parse_figures(content: object, where: str) -> PublishedFigures:
+    """Validate the parsed JSON of a file in the short form; one with ``tables`` gives :class:`PublishedTables`.
+
+    Raises ``GeometryBenchError`` as :func:`parse_published` does.
+    """
+    tabled = isinstance(content, dict) and "tables" in content
+    return _parsed(PublishedTables if tabled else PublishedFigures, content, where)
+
+
 def load_source(source: str) -> Published | PublishedFigures:
     """Read ``baselines/published/SOURCE.json``, whichever form it has: one with ``figures`` is the short form.
 
@@ -348,8 +503,20 @@ def load_source(source: str) -> Published | PublishedFigures:
     """
     content, file = _read(source, None)
     if isinstance(content, dict) and "figures" in content:
-        return _parsed(PublishedFigures, content, str(file))
+        return parse_figures(content, str(file))
     return parse_published(content, str(file))
+
+
+def load_figures(source: str) -> PublishedFigures:
+    """As :func:`load_source`, for a source in the short form; ``GeometryBenchError`` for another one."""
+    content, file = _read(source, None)
+    return parse_figures(content, str(file))
+
+
+def load_tables(source: str = "safety_subspaces") -> PublishedTables:
+    """As :func:`load_source`, for a source with tables of projected models; ``GeometryBenchError`` for another one."""
+    content, file = _read(source, None)
+    return _parsed(PublishedTables, content, str(file))
 
 
 def _read(source: str, path: Path | None) -> tuple[object, Path]:

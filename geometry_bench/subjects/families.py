@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
-import re
-import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.resources import data_root
-from geometry_bench.subjects.spec import SubjectSpec, embedded_folder
+from geometry_bench.subjects.manifests import (
+    EMBEDDED,
+    NAME,
+    SCHEMA,
+    checked_texts,
+    inside_zoo,
+    located_model,
+    read_tables,
+)
+from geometry_bench.subjects.spec import SubjectSpec
 
-SCHEMA = 1
+KIND = "family manifest"
 MANIFEST = "family.toml"
 BASE = "base"
 ROLES: tuple[str, ...] = (BASE, "aligned", "safety_tuned", "safety_dpo", "useful", "harmful", "contaminated")
 """What a member can be (source D): the common ancestor, its aligned version, the latter tuned further for safety, and
 fine-tunes on useful, harmful and mixed data."""
-
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
-_EMBEDDED = "zoo"
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Family:
     @property
     def id(self) -> str:
         """The family as it stands in test ids and records: its name, with ``zoo/`` before it in the embedded zoo."""
-        return self.name if _inside_zoo(self.folder) is None else f"{_EMBEDDED}/{self.name}"
+        return self.name if inside_zoo(self.folder) is None else f"{EMBEDDED}/{self.name}"
 
     def subject_id(self, member: Member) -> str:
         """A member as it stands in test ids and records: ``FAMILY/MEMBER``, ``zoo/FAMILY/MEMBER`` in the embedded zoo."""
@@ -111,7 +112,7 @@ class Family:
             GeometryBenchError: its folder does not exist.
         """
         return SubjectSpec(
-            _model(self, member),
+            self._model(member),
             revision=member.revision,
             alignment=member.alignment,
             name=self.subject_id(member),
@@ -119,6 +120,10 @@ class Family:
             role=member.role,
             parent=self.subject_id(self.member(member.parent)) if member.parent is not None else None,
         )
+
+    def _model(self, member: Member) -> str:
+        where = f"Member {member.name} of the {KIND} {self.path}"
+        return located_model(member.model, member.revision, self.folder, where)
 
 
 # Reading
@@ -134,37 +139,23 @@ def load_family(path: Path) -> Family:
             member's folder that is missing, or any fault that :class:`Family` finds.
     """
     file = _manifest(path)
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise GeometryBenchError(f"The family manifest {file} cannot be read ({error.strerror}).") from None
-    except UnicodeDecodeError:
-        raise GeometryBenchError(f"The family manifest {file} is not UTF-8 text; save it as UTF-8.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise GeometryBenchError(f"The family manifest {file} is not valid TOML: {error}; correct that line.") from None
-    schema = content.pop("schema", None)
-    if schema != SCHEMA or isinstance(schema, bool):
-        said = "does not say its schema" if schema is None else f"has schema {schema!r}"
-        raise GeometryBenchError(f"The family manifest {file} {said}; this geometry-bench reads schema = {SCHEMA}.")
-    entries = content.pop("members", None)
-    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
-        raise GeometryBenchError(f"The family manifest {file} lists no members; add a [[members]] table for each.")
-    texts = _texts(content, ("name", "recipe", "recipe_hash"), ("name",), f"The family manifest {file}")
+    content, entries = read_tables(file, KIND)
+    texts = checked_texts(content, ("name", "recipe", "recipe_hash"), ("name",), f"The {KIND} {file}")
     members = []
     for number, entry in enumerate(entries, start=1):
         name = entry.get("name", entry.get("role"))
-        where = f"Member {name if isinstance(name, str) else f'number {number}'} of the family manifest {file}"
-        declared = _texts(entry, tuple(field.name for field in fields(Member)), ("role", "model"), where)
+        where = f"Member {name if isinstance(name, str) else f'number {number}'} of the {KIND} {file}"
+        declared = checked_texts(entry, tuple(field.name for field in fields(Member)), ("role", "model"), where)
         members.append(Member(**{"name": declared["role"], **declared}))
     family = Family(path=file, members=tuple(members), **texts)
     for member in family.members:
-        _model(family, member)
+        family.spec(member)  # its folder must be there
     return family
 
 
 def _manifest(path: Path) -> Path:
     given = Path(path).expanduser()
-    if not given.exists() and given.parts[:1] == (_EMBEDDED,) and len(given.parts) == 2:
+    if not given.exists() and given.parts[:1] == (EMBEDDED,) and len(given.parts) == 2:
         given = data_root() / "fixtures" / given
     if given.is_dir():
         if not (given / MANIFEST).is_file():
@@ -173,21 +164,6 @@ def _manifest(path: Path) -> Path:
     if not given.exists():
         raise GeometryBenchError(f"There is no family manifest {path}; give a family's folder or its {MANIFEST}.")
     return given
-
-
-def _texts(table: Mapping[str, Any], known: tuple[str, ...], needed: tuple[str, ...], where: str) -> dict[str, str]:
-    """The table, checked to hold known keys only, each a text that is not empty."""
-    for key, value in table.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1, 0.7)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}."
-            raise GeometryBenchError(f"{where} has an unknown key {key!r}: {hint}")
-        if not isinstance(value, str) or not value.strip():
-            raise GeometryBenchError(f"{where} has {key} = {value!r}; write a text in quotes, or leave the key out.")
-    missing = [key for key in needed if key not in table]
-    if missing:
-        raise GeometryBenchError(f"{where} lacks {' and '.join(missing)}; add it.")
-    return dict(table)
 
 
 # Checks of the whole
@@ -200,10 +176,10 @@ def _check(family: Family) -> None:
         return GeometryBenchError(f"{where} {text}")
 
     for name in (family.name, *(member.name for member in family.members)):
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise fault(f"has the name {name!r}; use letters, digits, '.', '_' and '-' only.")
-    if family.name == _EMBEDDED:
-        raise fault(f"calls its family {_EMBEDDED!r}, a name kept for the embedded models; choose another.")
+    if family.name == EMBEDDED:
+        raise fault(f"calls its family {EMBEDDED!r}, a name kept for the embedded models; choose another.")
     by_name = {member.name: member for member in family.members}
     by_place: dict[tuple[str, str | None], Member] = {}
     by_start: dict[tuple[str, str | None], Member] = {}
@@ -238,56 +214,6 @@ def _check(family: Family) -> None:
             if parent in line:
                 raise fault(f"has parents in a circle ({' from '.join([*line, parent])}); one must come from the base.")
             line.append(parent)
-
-
-# Where a member lies
-
-
-def _model(family: Family, member: Member) -> str:
-    """The member's model as :class:`SubjectSpec` takes it.
-
-    Raises:
-        GeometryBenchError: it is meant as a folder that does not exist, or has a revision where none can be.
-    """
-    where = f"Member {member.name} of the family manifest {family.path}"
-    text = Path(member.model).expanduser()
-    folder = family.folder / text
-    local = folder.exists()
-    if local and not folder.is_dir():
-        raise GeometryBenchError(f"{where} names the file {folder}; give the model's folder.")
-    embedded = embedded_folder(member.model) if not local and member.model.startswith(f"{_EMBEDDED}/") else None
-    if member.revision is not None and (local or embedded):
-        raise GeometryBenchError(f"{where} has a revision, but its model is the folder {folder}; drop the revision.")
-    if embedded is not None:
-        return member.model
-    if local:
-        place = _inside_zoo(folder)
-        return f"{_EMBEDDED}/{place.as_posix()}" if place is not None else str(folder)
-    repository, at, revision = member.model.partition("@")
-    # Hub ids are org/name; what has another number of parts, or starts in a folder that exists, is meant as a path.
-    meant_as_path = (
-        text.is_absolute()
-        or member.model.startswith((".", "~"))
-        or repository.count("/") != 1
-        or (family.folder / repository.split("/")[0]).is_dir()
-    )
-    if meant_as_path:
-        raise GeometryBenchError(
-            f"{where} names the model {member.model!r}, but there is no folder {folder}; give a folder (relative to the "
-            "manifest) or a Hub id org/name."
-        )
-    if at and member.revision is not None and revision != member.revision:
-        raise GeometryBenchError(
-            f"{where} has two revisions, {revision} in its model and {member.revision} as key; keep one."
-        )
-    return member.model
-
-
-def _inside_zoo(folder: Path) -> Path | None:
-    """The folder relative to the embedded zoo, or None when it lies elsewhere."""
-    zoo = (data_root() / "fixtures" / "zoo").resolve()
-    place = folder.resolve()
-    return place.relative_to(zoo) if place.is_relative_to(zoo) and place != zoo else None
 
 
 # Writing

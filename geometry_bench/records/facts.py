@@ -1,0 +1,44 @@
+"""What a record says of a subject that is several checkpoints together: a panel, a group, a family."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from geometry_bench.records.schema import Record
+
+
+def together(name: str, revision: str, members: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Facts of a joint subject from those of its members, by name: what they share stands as it is, the rest as mixed."""
+
+    def shared(fact: str) -> str:
+        values = {str(facts.get(fact)) for facts in members.values()}
+        return values.pop() if len(values) == 1 else "mixed"
+
+    return {
+        "id": name,
+        "name": name,
+        "revision": revision,
+        "members": {member: str(facts["revision"]) for member, facts in members.items()},
+        **{fact: shared(fact) for fact in ("dtype", "attention", "quantisation")},
+        "adapter_hash": None,
+    }
+
+
+def panel_facts(name: str, records: Sequence[Record]) -> dict[str, Any]:
+    """Facts of a panel from a record of each of its members."""
+    members = {record.subject_name: record.subject for record in records}
+    content = "\n".join(f"{member} {facts['revision']}" for member, facts in sorted(members.items()))
+    return together(name, f"sha256:{hashlib.sha256(content.encode()).hexdigest()}", members)
+
+
+def panel_inputs(records: Sequence[Record]) -> dict[str, Any]:
+    """What a panel's record says of its prompts: what its members' records have in common."""
+    first = records[0].inputs
+    return {key: first[key] for key in ("pack", "pack_hash", "controls", "messages", "pooling", "site")}
+
+
+def absent(name: str) -> dict[str, Any]:
+    """Facts of a joint subject that this run does not have."""
+    return together(name, "none", {})

@@ -1,0 +1,103 @@
+"""Groups: unrelated models measured together about one reference model (source B). Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from geometry_bench.errors import GeometryBenchError
+from geometry_bench.resources import data_root
+from geometry_bench.subjects.manifests import EMBEDDED, NAME, checked_texts, inside_zoo, located_model, read_tables
+from geometry_bench.subjects.spec import SubjectSpec
+
+KIND = "group manifest"
+GROUP = "group"
+"""Stands before a group's name in test ids and records; alone, for a group made by ``--reference``."""
+
+_KEYS = ("name", "model", "revision", "alignment")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Models by the name that each goes by in the group, and the one whose space the others are mapped to.
+
+    Raises:
+        GeometryBenchError: fewer than two members, or a reference that is none of them.
+    """
+
+    id: str
+    reference: str
+    members: Mapping[str, SubjectSpec]
+
+    def __post_init__(self) -> None:
+        if len(self.members) < 2:
+            raise GeometryBenchError(
+                f"The group {self.id} has one member, {', '.join(self.members)}: a group needs two models or more."
+            )
+        if self.reference not in self.members:
+            raise GeometryBenchError(
+                f"The reference {self.reference} is no member of the group {self.id}, whose members are "
+                f"{', '.join(self.members)}: name one of them."
+            )
+
+
+def load_group(path: Path) -> Group:
+    """Read and check a group's manifest: ``schema = 1``, ``name``, ``reference`` and ``[[members]]`` of ``name``, ``model``.
+
+    ``zoo/groups/NAME`` names an embedded one. Members are folders (relative to the manifest), ``zoo/…`` or Hub ids.
+
+    Raises:
+        GeometryBenchError: no such file, not TOML, another schema, an unknown or missing key, two members of one name, a
+            folder that is missing, or any fault that :class:`Group` finds.
+    """
+    file = _manifest(path)
+    content, entries = read_tables(file, KIND)
+    texts = checked_texts(content, ("name", "reference"), ("name", "reference"), f"The {KIND} {file}")
+    members: dict[str, SubjectSpec] = {}
+    for number, entry in enumerate(entries, start=1):
+        where = f"Member number {number} of the {KIND} {file}"
+        declared = checked_texts(entry, _KEYS, ("name", "model"), where)
+        if declared["name"] in members:
+            raise GeometryBenchError(f"{where} is called {declared['name']!r} like another one; give it another name.")
+        revision = declared.get("revision")
+        model = located_model(declared["model"], revision, file.parent, where)
+        members[declared["name"]] = SubjectSpec(model, revision=revision, alignment=declared.get("alignment"))
+    for name in (texts["name"], *members):
+        if not NAME.fullmatch(name):
+            raise GeometryBenchError(
+                f"The {KIND} {file} has the name {name!r}; use letters, digits, '.', '_' and '-' only."
+            )
+    prefix = f"{EMBEDDED}-" if inside_zoo(file.parent) is not None else ""
+    return Group(f"{GROUP}/{prefix}{texts['name']}", texts["reference"], members)
+
+
+def embedded_groups() -> tuple[Group, ...]:
+    """The groups of the embedded zoo, by name."""
+    return tuple(load_group(manifest) for manifest in sorted(_embedded_folder().glob("*.toml")))
+
+
+def group_of(specs: Sequence[SubjectSpec], reference: str) -> Group:
+    """The subjects of a run as one group about ``reference``, which is spelled as its ``--model`` or FAMILY/MEMBER.
+
+    Raises:
+        GeometryBenchError: one subject alone, or a reference that is none of them.
+    """
+    return Group(GROUP, reference, {spec.name or spec.model: spec for spec in specs})
+
+
+def _embedded_folder() -> Path:
+    return data_root() / "fixtures" / "zoo" / "groups"
+
+
+def _manifest(path: Path) -> Path:
+    given = Path(path).expanduser()
+    if not given.exists() and given.parts[:2] == (EMBEDDED, "groups") and len(given.parts) == 3:
+        given = _embedded_folder() / f"{given.parts[2].removesuffix('.toml')}.toml"
+    if given.is_dir():
+        raise GeometryBenchError(f"{path} is a folder; give the group's manifest, a TOML file.")
+    if not given.exists():
+        raise GeometryBenchError(
+            f"There is no {KIND} {path}; give a TOML file, or zoo/groups/NAME for an embedded one."
+        )
+    return given

@@ -1,0 +1,350 @@
+"""Groups of models and source B's claims: planted truth through a group's lab, real small models, faults."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from models import tiny_model
+from scipy import stats
+from scipy.stats import ortho_group
+
+from geometry_bench.claims import universal
+from geometry_bench.claims.model import Case, NotApplicableError
+from geometry_bench.claims.registry import CLAIMS
+from geometry_bench.errors import GeometryBenchError
+from geometry_bench.geometry.mapped import alike, direction_cosines, inner_products, shared_scores
+from geometry_bench.geometry.transfer import universal_direction
+from geometry_bench.group_lab import DEPTH, GroupLab, block_at
+from geometry_bench.lab import ALIGNMENT, MEAN_LAST_FIVE, RequestSettings
+from geometry_bench.options import OPTIONS, asked_for
+from geometry_bench.records.schema import ClaimVerdict, Estimate
+from geometry_bench.records.verdicts import judge_claim
+from geometry_bench.run import Run, RunSettings
+from geometry_bench.subjects.groups import embedded_groups, group_of, load_group
+from geometry_bench.subjects.spec import SubjectSpec
+
+WIDTH, LAYERS, COUNT = 32, 6, 300
+Make = Callable[[str, str, np.ndarray], np.ndarray]
+
+
+def planted_group(make: Make, members: tuple[str, ...] = ("a", "b", "c"), count: int = COUNT) -> GroupLab:
+    """A group whose members see one latent (prompts, WIDTH) a role: ``make(member, role, latent)`` gives its states."""
+    settings = RequestSettings(count)
+    latents = {
+        role: np.random.default_rng(place).standard_normal((len(settings.load(role)), WIDTH))
+        for place, role in enumerate(("safe", "unsafe", ALIGNMENT))
+    }
+
+    def member(name: str) -> Any:
+        def requests(role: str, rendering: str) -> Any:
+            states = make(name, role, latents[role].copy()).astype(np.float32)
+            return SimpleNamespace(states={MEAN_LAST_FIVE: np.repeat(states[:, None], LAYERS, axis=1)})
+
+        tokenizer = SimpleNamespace(get_vocab=lambda: {"e": 0} if name != "alien" else {"x": 0})
+        facts = {"revision": name, "dtype": "float32", "attention": "sdpa", "quantisation": "none"}
+        inputs = dict.fromkeys(("template", "tokens_hash", "template_hash", "system_policy"), name)
+        return SimpleNamespace(
+            layers=LAYERS,
+            requests=requests,
+            subject=SimpleNamespace(facts=lambda: facts, tokenizer=tokenizer),
+            inputs=lambda *_: {**inputs, "truncated_prompts": 0},
+        )
+
+    return GroupLab(members, members[0], member, settings)
+
+
+ROTATIONS = {
+    name: ortho_group.rvs(WIDTH, random_state=place) if place else np.eye(WIDTH) for place, name in enumerate("abc")
+}
+
+
+def measure(claim: str, group: GroupLab, case: str = "", variant: str = "corrected") -> Estimate:
+    estimate: Estimate = CLAIMS[claim].measure(group, Case(case))[variant]  # type: ignore[index]
+    return estimate
+
+
+def verdict(claim: str, estimate: Estimate) -> ClaimVerdict:
+    return judge_claim(CLAIMS[claim].criterion, estimate)[0]
+
+
+D_PRIME = 1.5
+
+
+@pytest.fixture(scope="module")
+def rotated() -> GroupLab:
+    """One latent, turned differently in each member; harmful requests lie D_PRIME further along its first axis."""
+
+    def make(member: str, role: str, latent: np.ndarray) -> np.ndarray:
+        latent[:, 0] += D_PRIME * (role == "unsafe")
+        turned: np.ndarray = latent @ ROTATIONS[member] + 3.0
+        return turned
+
+    return planted_group(make)
+
+
+# A map without intercept has to carry the members' common mean, and bends a little for it.
+@pytest.mark.parametrize(("variant", "within"), [("published", 0.06), ("corrected", 1e-3)])
+def test_a_direction_that_is_shared_is_found_through_the_maps(rotated: GroupLab, variant: str, within: float) -> None:
+    found = measure("universal.reference_cosine", rotated, "b", variant)
+    assert found.value == pytest.approx(1.0, abs=within)
+    assert found.null is not None
+    assert found.null.high < 0.5  # labels swapped in one member: nothing is shared
+    assert found.details["any_contrast_mean"] == pytest.approx(
+        1.0, abs=within
+    )  # and yet a perfect map carries anything
+    for case in ("mean", "a", "c"):
+        shared = measure("universal.shared_axis", rotated, case, variant)
+        assert shared.value == pytest.approx(1.0, abs=within)
+    assert shared.details["top_singular_share"] == pytest.approx(1.0, abs=within)
+    assert shared.details["orthogonal_directions"] == pytest.approx(1 / np.sqrt(3) if variant == "published" else 0)
+    assert verdict("universal.reference_cosine", found) is ClaimVerdict.HOLDS
+
+
+def test_the_shared_direction_separates_as_its_d_prime_says(rotated: GroupLab) -> None:
+    expected = stats.norm.cdf(D_PRIME / np.sqrt(2))
+    found = measure("universal.auroc", rotated, "b")
+    # 32 noisy dimensions of a direction fitted on half of 600 prompts cost a little; the published one is flattered by them.
+    assert found.details["universal"] == pytest.approx(expected, abs=0.03)
+    assert found.details["native_in_sample"] > found.details["native"]  # type: ignore[operator]
+    assert found.value == pytest.approx(0, abs=0.01)
+    assert verdict("universal.auroc", found) is ClaimVerdict.HOLDS
+    assert measure("universal.auroc", rotated, "b", "published").details["universal"] > expected  # type: ignore[operator]
+    assert measure("universal.no_global_threshold", rotated).value == pytest.approx(0, abs=0.02)
+
+
+def test_unrelated_directions_share_nothing_once_a_member_is_left_out() -> None:
+    def make(member: str, role: str, latent: np.ndarray) -> np.ndarray:
+        latent[:, "abc".index(member)] += 20.0 * (role == "unsafe")
+        return latent
+
+    group = planted_group(make)
+    # Which direction orthogonal ones "share" is arbitrary; the sum of squared cosines with it is one all the same.
+    published = [measure("universal.shared_axis", group, case, "published").value or 0 for case in "abc"]
+    assert np.mean(np.square(published)) == pytest.approx(1 / 3, abs=0.01)
+    for case in ("mean", "a", "b", "c"):
+        corrected = measure("universal.shared_axis", group, case)
+        assert corrected.value == pytest.approx(0, abs=0.05)
+        assert verdict("universal.shared_axis", corrected) is not ClaimVerdict.HOLDS
+    with pytest.raises(NotApplicableError, match="no member's mapped direction has a cosine above"):
+        measure("universal.regime_break", group)
+
+
+def test_a_member_whose_few_loud_prompts_turn_its_mean_breaks_the_transfer_in_spite_of_its_cosine() -> None:
+    def make(member: str, role: str, latent: np.ndarray) -> np.ndarray:
+        shift = np.full(len(latent), 2.0)
+        if member == "c":  # one harmful prompt in ten lies far along, all others lie against the direction
+            shift = np.where(np.arange(len(latent)) % 10 == 0, 40.0, -2.0)
+        latent[:, 0] += shift * (role == "unsafe")
+        return latent
+
+    group = planted_group(make)
+    broken = measure("universal.regime_break", group)
+    assert broken.label == "c"
+    assert broken.value is not None
+    assert broken.value < 0.25
+    assert verdict("universal.regime_break", broken) is ClaimVerdict.HOLDS
+    assert any("flips the sign" in note for note in broken.notes)
+    assert measure("universal.auroc", group, "c").details["sign"] == -1
+
+
+def test_members_on_other_scales_need_thresholds_of_their_own() -> None:
+    def make(member: str, role: str, latent: np.ndarray) -> np.ndarray:
+        latent[:, 0] += 3.0 * (role == "unsafe") + (6.0 * "abc".index(member) if role != ALIGNMENT else 0)
+        return latent
+
+    found = measure("universal.no_global_threshold", planted_group(make))
+    assert found.details["own_thresholds"] == pytest.approx(stats.norm.cdf(1.5), abs=0.02)
+    assert found.value is not None
+    assert found.value > 0.15
+    assert verdict("universal.no_global_threshold", found) is ClaimVerdict.HOLDS
+
+
+def test_a_moderate_penalty_wins_where_maps_are_noisy_and_loses_where_they_are_exact(rotated: GroupLab) -> None:
+    def make(member: str, role: str, latent: np.ndarray) -> np.ndarray:
+        noise = np.random.default_rng(sum(member.encode())).standard_normal(latent.shape)
+        return latent + (noise if member != "a" else 0)
+
+    noisy = measure("universal.alignment_error", planted_group(make, count=10), "b")
+    assert noisy.value is not None
+    assert noisy.value > 0
+    assert verdict("universal.alignment_error", noisy) is ClaimVerdict.HOLDS
+    exact = measure("universal.alignment_error", rotated, "b")
+    assert exact.details["best_at_edge_of_grid"] == 1
+    assert verdict("universal.alignment_error", exact) is ClaimVerdict.FAILS
+
+
+def test_inner_products_give_what_the_states_give() -> None:
+    generator = np.random.default_rng(0)
+    states = [generator.standard_normal((20, 7)) + 5 for _ in range(3)]
+    contrasts = alike(generator.standard_normal((4, 20)), 3)
+    contrasts -= contrasts.mean(axis=-1, keepdims=True)
+    products = inner_products(states, 1)
+    for draw, cosines in enumerate(direction_cosines(products, contrasts)):
+        directions = np.array([c @ s for c, s in zip(contrasts[draw], states, strict=True)])
+        unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+        assert cosines == pytest.approx(unit @ unit.T)
+        shared = universal_direction(directions, 1).direction(directions)
+        scores = shared_scores(products, contrasts, 2, reference=1, leave_one_out=False)[draw]
+        assert scores == pytest.approx((states[2] - states[1].mean(axis=0)) @ shared)
+        others = universal_direction(directions[:2], 1).direction(directions[:2])
+        assert shared_scores(products, contrasts, 2, reference=1)[draw] == pytest.approx(
+            (states[2] - states[1].mean(axis=0)) @ others
+        )
+
+
+def test_relative_depth_counts_blocks_passed() -> None:
+    assert [block_at(depth, 24) for depth in (0, 0.25, 0.5, DEPTH, 1)] == [0, 5, 11, 15, 23]
+    assert block_at(0.1, 2) == 0
+
+
+# Faults
+
+
+def manifest(folder: Path, *members: tuple[str, object], reference: str = "one", name: str = "mine") -> Path:
+    tables = "".join(f'[[members]]\nname = "{name}"\nmodel = "{model}"\n' for name, model in members)
+    path = folder / "group.toml"
+    path.write_text(f'schema = 1\nname = "{name}"\nreference = "{reference}"\n{tables}', encoding="utf-8")
+    return path
+
+
+ZOO = "zoo/llama-d64/aligned"
+
+
+@pytest.mark.parametrize(
+    ("members", "reference", "sentence"),
+    [
+        ([("one", ZOO)], "one", "has one member, one: a group needs two models or more"),
+        (
+            [("one", ZOO), ("two", "zoo/neox-d64/aligned")],
+            "three",
+            "reference three is no member of the group group/mine",
+        ),
+        ([("one", ZOO), ("one", "zoo/neox-d64/aligned")], "one", "called 'one' like another one"),
+        ([("one", ZOO), ("two", "nowhere/at/all")], "one", "names the model 'nowhere/at/all', but there is no folder"),
+    ],
+)
+def test_a_faulty_manifest_is_told(
+    tmp_path: Path, members: list[tuple[str, object]], reference: str, sentence: str
+) -> None:
+    with pytest.raises(GeometryBenchError, match=sentence):
+        load_group(manifest(tmp_path, *members, reference=reference))
+
+
+def test_no_manifest_and_one_checkpoint_twice_are_told(tmp_path: Path) -> None:
+    with pytest.raises(GeometryBenchError, match="There is no group manifest"):
+        load_group(tmp_path / "none.toml")
+    twice = load_group(manifest(tmp_path, ("one", ZOO), ("two", ZOO)))
+    with pytest.raises(GeometryBenchError, match="one and two of the group group/mine are the same checkpoint"):
+        Run([], RunSettings(), [twice])
+
+
+def values(**given: Any) -> dict[str, Any]:
+    return {option.dest: option.default for option in OPTIONS} | {f"gb_{name}": value for name, value in given.items()}
+
+
+def test_a_reference_makes_a_group_of_the_models_of_a_run() -> None:
+    models = ["zoo/llama-d64/aligned", "zoo/neox-d64/aligned"]
+    asked = asked_for(values(model=models, reference=models[1], dtype="float32"))
+    assert [group.id for group in asked.groups] == ["group"]
+    assert list(asked.groups[0].members) == models
+    assert asked.groups[0].members[models[0]].dtype == "float32"
+    with pytest.raises(GeometryBenchError, match="has one member"):
+        asked_for(values(model=models[:1], reference=models[0]))
+    with pytest.raises(GeometryBenchError, match="reference elsewhere is no member"):
+        asked_for(values(model=models, reference="elsewhere"))
+    with pytest.raises(GeometryBenchError, match="--reference goes with --model"):
+        asked_for(values(group=["zoo/groups/base"], reference="elsewhere"))
+
+
+def test_embedded_groups_are_measured_where_nothing_is_named() -> None:
+    assert [group.id for group in asked_for(values()).groups] == ["group/zoo-aligned", "group/zoo-base"]
+    assert [group.id for group in asked_for(values(model=["zoo/llama-d64/base"])).groups] == []
+    only = asked_for(values(group=["zoo/groups/base"]))
+    assert [group.id for group in only.groups] == ["group/zoo-base"]
+    assert not only.specs
+
+
+def test_tokenizers_with_nothing_in_common_and_states_without_spread_are_told() -> None:
+    def plain(member: str, role: str, latent: np.ndarray) -> np.ndarray:
+        return latent if member != "flat" else np.ones_like(latent)
+
+    with pytest.raises(GeometryBenchError, match="tokenizers of alien and of the reference a have no token in common"):
+        measure("universal.shared_axis", planted_group(plain, ("a", "alien"), 20), "mean")
+    with pytest.raises(
+        GeometryBenchError, match="flat gives the same activations for every request of safe at relative depth"
+    ):
+        measure("universal.shared_axis", planted_group(plain, ("a", "flat"), 20), "mean")
+
+
+def test_sets_of_ones_own_take_the_place_of_built_in_ones(tmp_path: Path) -> None:
+    for name, count in (("safe", 6), ("unsafe", 1)):
+        rows = "\n".join(f"{name} request {i}" for i in range(count))
+        (tmp_path / f"{name}.csv").write_text(f"prompt\n{rows}\n", encoding="utf-8")
+    settings = RequestSettings(
+        4, sources=(("safe", f"{tmp_path}/safe.csv"), ("instructions", f"{tmp_path}/safe.csv:prompt"))
+    )
+    assert settings.load("safe").name == "safe.csv"
+    assert settings.load("safe-unmatched").name == settings.load(ALIGNMENT).name == "safe.csv"
+    assert len(settings.load(ALIGNMENT)) == 6
+    wrong = [("unsafe", f"{tmp_path}/unsafe.csv"), ("unsafe", f"{tmp_path}/safe.csv:goal"), ("unsafe", "no-such-set")]
+    for source, sentence in zip(wrong, ("holds 1 request", "no column 'goal'", "There is no prompt set"), strict=True):
+        with pytest.raises(GeometryBenchError, match=sentence):
+            Run([SubjectSpec(ZOO)], RunSettings(requests=RequestSettings(4, sources=(source,))))
+
+
+# Real models
+
+
+def test_models_of_different_width_depth_and_tokenizer_meet_and_their_records_say_where(tmp_path: Path) -> None:
+    folders = [tiny_model("llama", tmp_path / "one"), tiny_model("gpt_neox", tmp_path / "two", num_hidden_layers=3)]
+    group = group_of([SubjectSpec(str(folder)) for folder in folders], str(folders[0]))
+    settings = RunSettings(cache=False, requests=RequestSettings(12), baselines=tmp_path / "baselines", depth=0.5)
+    run = Run([], settings, [group])
+    claim = CLAIMS["universal.shared_axis"]
+    records = {case.key: run.record(claim, case, subject) for case, subject in run.targets(claim)}
+    assert set(records) == {"mean", "llama", "gpt_neox"}
+    record = records["mean"]
+    assert record.subject["id"] == "group"
+    assert record.subject["reference"] == "llama"
+    assert record.inputs["depth"] == 0.5
+    assert len(record.inputs["requests"]) == 3
+    assert record.estimate is not None
+    assert {f"at_depth_{depth:.2f}" for depth in (0.17, 0.33, 0.5, 0.67, 0.83, 1.0)} < set(record.estimate.details)
+    other = Run([], RunSettings(cache=False, requests=RequestSettings(12)), [group])
+    deeper = other.record(claim, Case("mean"), "group")
+    assert deeper.estimate is not None
+    assert deeper.estimate.value == pytest.approx(record.estimate.details["at_depth_0.67"], abs=1e-5)
+    assert deeper.inputs["pack_hash"] != record.inputs["pack_hash"]  # another depth is another measurement
+    absent = Run([SubjectSpec(str(folders[0]))], settings)
+    ((case, subject),) = absent.targets(CLAIMS["universal.auroc"])
+    skipped = absent.record(CLAIMS["universal.auroc"], case, subject)
+    assert skipped.verdicts.claim is ClaimVerdict.NOT_APPLICABLE
+    assert "--reference" in skipped.verdicts.claim_reason
+
+
+def test_a_published_group_brings_its_figures_and_another_does_not() -> None:
+    figures = {claim.id: claim.figure for claim in universal.CLAIMS}
+    published = universal_published()
+    member = published.find("EleutherAI/pythia-160m")
+    assert figures["universal.auroc"](member, Case("x")) == pytest.approx(0.6984 - 0.7109)  # type: ignore[misc]
+    assert figures["universal.shared_axis"](member, Case("x")) == 0.84  # type: ignore[misc]
+    assert figures["universal.shared_axis"](member, universal.MEAN) is None  # type: ignore[misc]
+    assert figures["universal.alignment_error"](member, Case("x")) == pytest.approx(0.4876 - 0.4906)  # type: ignore[misc]
+
+
+def universal_published() -> Any:
+    from geometry_bench.records.published import load_source
+
+    return load_source("universal_direction")
+
+
+def test_embedded_groups_name_models_that_are_there() -> None:
+    groups = embedded_groups()
+    assert {spec.model for group in groups for spec in group.members.values()} > {"zoo/llama-d80/base", ZOO}
+    assert json.dumps([group.reference for group in groups]) == '["llama-d80", "llama-d80"]'
