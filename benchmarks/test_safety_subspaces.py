@@ -1,9 +1,9 @@
-"""Source D, *Safety Subspaces are Not Linearly Distinct: A Fine-Tuning Case Study*, held against every ``--model``.
+"""Source D, *Safety Subspaces are Not Linearly Distinct: A Fine-Tuning Case Study*, its claims on activations.
 
-Activations of useful and of two kinds of harmful requests were read from a window of late layers, and the overlap of the
-subspaces that hold most of their energy compared with that of random subspaces and with one another. Each test is one claim
-of the source, named and stated in ``geometry_bench/claims/activation_overlap.py``; ``geometry-bench show CLAIM`` prints one
-with its criterion and null.
+Activations of every ``--model`` on useful and on two kinds of harmful requests are read from a window of late layers, and
+the overlap of the subspaces that hold most of their energy compared with that of random subspaces and with one another.
+Each test is one claim, named and stated in ``geometry_bench/claims/activation_overlap.py``; ``geometry-bench show CLAIM``
+prints one with its criterion and null.
 """
 
 from geometry_bench.claims import activation_overlap

@@ -1,5 +1,6 @@
 """The command line: ``geometry-bench run | list | show | audit | leaderboard | baseline | family | cache``.
 
+``updates`` and ``project`` are in :mod:`geometry_bench.cli_updates`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from tabulate import tabulate
 
-from geometry_bench import __version__
+from geometry_bench import __version__, cli_updates
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.options import OPTIONS
 
@@ -30,7 +31,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-cache_app = typer.Typer(help="The activation cache: what it holds, and how to empty it.", no_args_is_help=True)
+cache_app = typer.Typer(
+    help="The caches of activations and decompositions: what they hold, and how to empty them.", no_args_is_help=True
+)
 baseline_app = typer.Typer(help="Stored baselines: which there are, and what one of them holds.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
 app.add_typer(baseline_app, name="baseline")
@@ -38,6 +41,7 @@ family_app = typer.Typer(
     help="Families of models: train one from a recipe, and see what one holds.", no_args_is_help=True
 )
 app.add_typer(family_app, name="family")
+cli_updates.register(app)
 
 
 class Format(StrEnum):
@@ -217,8 +221,9 @@ _CacheDir = Annotated[Path | None, typer.Option("--activation-cache", help="Fold
 
 @cache_app.command("list")
 def cache_list(activation_cache: _CacheDir = None) -> None:
-    """List the captures that the activation cache holds."""
+    """List the captures that the activation cache holds, and how many decompositions of weight updates lie beside it."""
     from geometry_bench.activations.cache import Cache
+    from geometry_bench.updates.store import Store, root_in
 
     cache = Cache(activation_cache)
     names = ("subject", "pooling", "prompts", "layers", "width", "created")
@@ -230,22 +235,28 @@ def cache_list(activation_cache: _CacheDir = None) -> None:
         ]
         typer.echo(tabulate(rows, (*names, "size")))
     typer.echo(f"{len(entries)} captures in {cache.root}")
+    store = Store(root_in(activation_cache))
+    sizes = [size for _, size, _ in store.entries()]
+    typer.echo(f"{len(sizes)} decompositions ({sum(sizes) / 1e6:.1f} MB) in {store.root}")
 
 
 @cache_app.command("clear")
 def cache_clear(
     subject: Annotated[str | None, typer.Option(help="Only this subject's captures.", metavar="NAME")] = None,
     older_than: Annotated[
-        float | None, typer.Option(help="Only captures older than this many days.", metavar="DAYS")
+        float | None, typer.Option(help="Only what is older than this many days.", metavar="DAYS")
     ] = None,
     activation_cache: _CacheDir = None,
 ) -> None:
-    """Remove captures from the activation cache; everything can be measured again."""
+    """Remove captures, and without --subject decompositions of weight updates too; everything can be measured again."""
     from geometry_bench.activations.cache import Cache
+    from geometry_bench.updates.store import Store, root_in
 
     age = None if older_than is None else timedelta(days=older_than)
     removed = Cache(activation_cache).clear(older_than=age, subject=subject)
     typer.echo(f"{removed} captures removed")
+    if subject is None:
+        typer.echo(f"{Store(root_in(activation_cache)).clear(older_than=age)} decompositions removed")
 
 
 @family_app.command("build")

@@ -94,6 +94,14 @@ OPTIONS: tuple[Option, ...] = (
         "repeated",
     ),
     Option(
+        "--weights",
+        "Family whose weight updates are measured, without its members as subjects: a family.toml, the folder that holds "
+        "it, or zoo/NAME. Weights are read tensor by tensor and no model is loaded. --family measures the weights too. "
+        "Repeatable.",
+        "FILE",
+        "repeated",
+    ),
+    Option(
         "--reference",
         "Makes the run's subjects a group about this one, spelled as its --model or FAMILY/MEMBER: unsafe directions of the "
         "others are mapped into its space.",
@@ -182,7 +190,7 @@ OPTIONS: tuple[Option, ...] = (
 
 @dataclass(frozen=True)
 class Asked:
-    """What a run is asked to measure: models on their own, groups, and families in weight space."""
+    """What a run is asked to measure: models on their own, groups of them, and the weight updates of families."""
 
     specs: tuple[SubjectSpec, ...]
     groups: tuple[Group, ...]
@@ -208,8 +216,10 @@ def asked_for(values: Mapping[str, Any]) -> Asked:
         raise GeometryBenchError(f"{of_models[0]} goes with --model, and none is given: name its model.")
     families = _families(values["gb_family"] or ())
     groups = [load_group(Path(path)) for path in dict.fromkeys(values["gb_group"] or ())]
-    if not models and not families and not groups:
+    weights = _families([*(values["gb_family"] or ()), *(values["gb_weights"] or ())])
+    if not models and not weights and not groups:
         families = list(embedded_families())
+        weights = [family for family in families if family.by_role("useful")]
         groups = list(embedded_groups()) if values["gb_reference"] is None else []
     members = [family.spec(member) for family in families for member in family.members]
     for spec in models:
@@ -237,7 +247,7 @@ def asked_for(values: Mapping[str, Any]) -> Asked:
     same = [group.id for place, group in enumerate(groups) if group.id in [other.id for other in groups[:place]]]
     if same:
         raise GeometryBenchError(f"Two groups are called {same[0]}: change the name in one of their manifests.")
-    return Asked(tuple(specs), tuple(groups), tuple(families))
+    return Asked(tuple(specs), tuple(groups), tuple(weights))
 
 
 def _methods(declared: Iterable[str], specs: Iterable[SubjectSpec], of_families: bool) -> dict[str, str]:

@@ -148,7 +148,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not ours:
         return
     run = session_run(config)
-    order = {subject: place for place, subject in enumerate([*run.subjects, *run.roster.groups])}
+    order = {subject: place for place, subject in enumerate([*run.subjects, *run.roster.groups, *run.roster.families])}
     places = [place for place, item in enumerate(items) if _target(item) is not None]
     ours.sort(key=lambda item: order.get(_target(item)[2], len(items)))  # type: ignore[index]
     for place, item in zip(places, ours, strict=True):

@@ -30,6 +30,21 @@ class PinnedGroup:
     """Content hash of the members' revisions and of which of them is the reference."""
 
 
+FAMILY = "family"
+"""Stands before a family's name where its weights are the subject."""
+
+
+@dataclass(frozen=True)
+class PinnedFamily:
+    """A family whose weights are measured; ``revision`` is the content hash of its members' revisions and roles."""
+
+    id: str
+    family: Family
+    members: Mapping[str, str]
+    """Member -> revision."""
+    revision: str
+
+
 class Roster:
     """The subjects of a run by their ids in test ids and records, and what they are measured in together.
 
@@ -51,7 +66,7 @@ class Roster:
         self.subjects = self._pinned(specs)
         self.known = dict(self.subjects)
         self.groups = {group.id: self._pinned_group(group) for group in groups}
-        self.families = {family.id: family for family in families}
+        self.families = {pinned.id: pinned for pinned in map(self._pinned_family, families)}
 
     def _pinned(self, specs: Sequence[SubjectSpec]) -> dict[str, Subject]:
         known = [_as_declared(spec) for spec in specs]
@@ -91,6 +106,16 @@ class Roster:
         if group.id == GROUP:  # made of the run's subjects, which have ids already; a folder's own name, not its path
             members, reference = {id: id for id in members.values()}, members[reference]
         return PinnedGroup(group.id, reference, members, f"sha256:{digest}")
+
+    def _pinned_family(self, family: Family) -> PinnedFamily:
+        known = {spec.name: identity for spec, identity in self.subjects.values()}
+        members = {}
+        for member in family.members:
+            spec = family.spec(member)
+            members[member.name] = (known.get(spec.name) or resolve(spec)).revision
+        content = [f"{member.name} {member.role} {member.parent} {members[member.name]}" for member in family.members]
+        digest = hashlib.sha256("\n".join(sorted(content)).encode()).hexdigest()
+        return PinnedFamily(f"{FAMILY}/{family.id.replace('/', '-')}", family, members, f"sha256:{digest}")
 
     def _add(self, spec: SubjectSpec, identity: Identity) -> str:
         name = subject_id(spec, identity)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from geometry_bench.claims.model import Case, Claim, Estimates, NotApplicableError, Panel
+from geometry_bench.claims.model import Case, Claim, Estimates, NotApplicableError, Panel, Scope
 from geometry_bench.claims.registry import CLAIMS, known_cases
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.family_lab import SHARES, THRESHOLDS, FamilyLab
 from geometry_bench.group_lab import DEPTH, GroupLab
 from geometry_bench.lab import CaptureSettings, Lab, RequestSettings, prompts_hash
 from geometry_bench.prompts.pack import load_pack
@@ -38,17 +40,22 @@ from geometry_bench.records.schema import (
 )
 from geometry_bench.records.verdicts import BaselineAnswer, judge_baseline, judge_claim, judge_published
 from geometry_bench.resources import data_root
-from geometry_bench.roster import PinnedGroup, Roster, Subject
+from geometry_bench.roster import FAMILY, PinnedFamily, PinnedGroup, Roster, Subject
 from geometry_bench.subjects.families import Family
 from geometry_bench.subjects.groups import GROUP, Group
 from geometry_bench.subjects.spec import SubjectSpec, resolve
+from geometry_bench.updates.store import Store, root_in
 
 SOURCE_WORDING = "safety_compassion_source"
 """Id of a pack that holds the source's own wording: figures are compared as numbers with such a pack alone."""
 
 PANEL = "panel"
-NO_PANEL = "the run has no subject of its own: name some with --model or --family"
-NO_GROUP = "it needs a group of models: give --group FILE, or several --model and --reference MODEL"
+NO_SUBJECT = "the run has no subject of its own: name some with --model or --family"
+NONE_NAMED = {
+    GROUP: "it needs a group of models: give --group FILE, or several --model and --reference MODEL",
+    FAMILY: "it needs a family of checkpoints: give --family FILE, or --weights FILE for its weights alone",
+}
+"""What stands for a subject that a claim needs and the run does not have."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +121,7 @@ class Run:
         self._records: dict[tuple[str, str], Record] = {}
         self._lab: Lab | None = None
         self._groups: dict[str, GroupLab] = {}
+        self._families: dict[str, FamilyLab] = {}
         self._failed: set[str] = set()
 
     def _published_alignment(self, name: str) -> str | None:
@@ -170,12 +178,10 @@ class Run:
                 for group in self.roster.groups.values()
                 for case in claim.cases_of(tuple(group.members), group.reference)
             ]
-        return [(case, subject) for subject in self._of_scope(claim) for case in claim.cases]
+        return [(case, subject) for subject in self._of_scope(claim.scope) for case in claim.cases]
 
-    def _of_scope(self, claim: Claim) -> Sequence[str]:
-        if claim.scope == "model":
-            return list(self.subjects)
-        return [claim.scope]
+    def _of_scope(self, scope: Scope) -> Sequence[str]:
+        return {"model": list(self.subjects), "family": list(self.roster.families)}.get(scope) or [scope]
 
     # measuring
 
@@ -197,13 +203,15 @@ class Run:
     def _measured(self, claim: Claim, case: Case, subject: str) -> Record:
         if claim.scope == "panel":
             return self._measured_panel(claim, case)
-        if claim.scope == "group" and subject not in self.roster.groups:
-            return _bare_record(claim, case, absent(GROUP), {}, {}, NO_GROUP, time.perf_counter())
+        if subject in NONE_NAMED:
+            return _bare_record(claim, case, absent(subject), {}, {}, NONE_NAMED[subject], time.perf_counter())
         earlier = self._earlier.get(self._key(claim, case, subject))
         if earlier is not None:
             return earlier
         if claim.scope == "group":
             return self._measured_group(claim, case, self.roster.groups[subject])
+        if claim.scope == "family":
+            return self._measured_family(claim, case, self.roster.families[subject])
         started = time.perf_counter()
         lab = self._open(subject)
         estimates, reason = _measure(claim, case, lab)
@@ -219,7 +227,7 @@ class Run:
             for subject, *_ in self.roster.checkpoints()  # a checkpoint under two names counts once
         ]
         if not members:
-            return _bare_record(claim, case, absent(PANEL), {}, {}, NO_PANEL, started)
+            return _bare_record(claim, case, absent(PANEL), {}, {}, NO_SUBJECT, started)
         estimates, reason = _measure(claim, case, Panel(members))
         records = [next(iter(member.values())) for member in members]
         return _bare_record(claim, case, panel_facts(PANEL, records), panel_inputs(records), estimates, reason, started)
@@ -235,6 +243,18 @@ class Run:
             "blocks": {member: f"{facts['block']} of {facts['blocks']}" for member, facts in members.items()},
         }
         return _bare_record(claim, case, facts, lab.inputs(), estimates, reason, started)
+
+    def _measured_family(self, claim: Claim, case: Case, family: PinnedFamily) -> Record:
+        started = time.perf_counter()
+        if family.id not in self._families:
+            store = Store(root_in(self.settings.cache_dir)) if self.settings.cache else None
+            self._families[family.id] = FamilyLab(family.family, store, progress=self.settings.capture.progress)
+        estimates, reason = _measure(claim, case, self._families[family.id])
+        # Differences of weights are taken in float32 whatever the files hold, and no kernel has a part in them.
+        same = {"dtype": "float32", "attention": "none", "quantisation": "none"}
+        members = {name: {"revision": revision, **same} for name, revision in family.members.items()}
+        facts = together(family.id, family.revision, members) | {"requested": {}}
+        return _bare_record(claim, case, facts, _family_inputs(family), estimates, reason, started)
 
     def _group_lab(self, group: PinnedGroup) -> GroupLab:
         if group.id not in self._groups:
@@ -275,9 +295,12 @@ class Run:
             self._lab = None
 
     def _key(self, claim: Claim, case: Case, subject: str) -> tuple[Any, ...]:
-        group = self.roster.groups.get(subject)
+        group, family = self.roster.groups.get(subject), self.roster.families.get(subject)
+        revision, adapter, inputs = "", None, ""
         if group is not None:
-            revision, adapter, inputs = group.revision, None, self._group_lab(group).pack_hash()
+            revision, inputs = group.revision, self._group_lab(group).pack_hash()
+        elif family is not None:
+            revision, inputs = family.revision, str(_family_inputs(family)["pack_hash"])
         else:
             _, identity = self.subjects[subject]
             revision, adapter = identity.revision, identity.adapter_hash
@@ -286,6 +309,8 @@ class Run:
         return (SCHEMA, claim.id, claim.version, case.key, subject, revision, adapter, requested, inputs)
 
     def _requested_of(self, subject: str) -> dict[str, Any]:
+        if subject in self.roster.families:
+            return {}
         group = self.roster.groups.get(subject)
         spec, _ = self.roster.known[next(iter(group.members.values())) if group is not None else subject]
         return _requested(spec)
@@ -387,7 +412,7 @@ class Run:
         written = []
         by_file: dict[Path, list[Record]] = {}
         for record in records:
-            if record.subject_name in (PANEL, GROUP) and record.estimate is None:
+            if (record.subject_name == PANEL or record.subject_name in NONE_NAMED) and record.estimate is None:
                 continue  # that a run had too few subjects is nothing to remember
             by_file.setdefault(self.baselines.path(record.subject), []).append(record)
         for path, group in by_file.items():
@@ -415,13 +440,28 @@ def _check_update(settings: RunSettings) -> None:
         raise GeometryBenchError('Replacing or dropping stored baselines needs a reason: add --update-reason "...".')
 
 
-def _measure(claim: Claim, case: Case, lab: Lab | Panel | GroupLab) -> tuple[Estimates, str]:
+def _measure(claim: Claim, case: Case, lab: Lab | Panel | GroupLab | FamilyLab) -> tuple[Estimates, str]:
     if isinstance(lab, Lab) and "system role" in claim.needs and lab.subject.chat.system_policy == "not_applicable":
         return {}, "the chat template has no place for a system prompt; use a template with a system role"
     try:
         return claim.measure(lab, case), ""
     except NotApplicableError as reason:
         return {}, str(reason)
+
+
+def _family_inputs(family: PinnedFamily) -> dict[str, Any]:
+    """What a record says of updates, which have no prompts: between which members they lie, and the grids."""
+    content = f"{SHARES} {THRESHOLDS} {sorted(family.members)}"
+    return {
+        "pack": "weights",
+        "pack_hash": hashlib.sha256(content.encode()).hexdigest(),
+        "controls": None,
+        "messages": [],
+        "pooling": "none",
+        "site": "weights",
+        "template_hash": None,
+        "system_policy": None,
+    }
 
 
 def _family_facts(spec: SubjectSpec) -> dict[str, str]:

@@ -2,31 +2,41 @@
 
     python benchmarks/performance/measure_noise.py
 
-Every single-subject claim is measured on some embedded models under other batch sizes, padding sides and thread counts, in
-each dtype; the largest difference from the plain run, by metric, is the noise. Nothing else changes: it is all arithmetic.
+Every claim but a panel's is measured on some embedded models, a group of two of them, and a family's weights, under other
+batch sizes, padding sides and thread counts, in each dtype; the largest difference from the plain run, by metric, is the
+noise. Nothing else changes: it is all arithmetic.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 
 import torch
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from geometry_bench.claims.model import NotApplicableError
+from geometry_bench.claims.model import NotApplicableError, Scope
 from geometry_bench.claims.registry import CLAIMS
+from geometry_bench.family_lab import FamilyLab
+from geometry_bench.group_lab import GroupLab
 from geometry_bench.lab import CaptureSettings, Lab, Rendering, States
 from geometry_bench.prompts.pack import Pack, load_pack
 from geometry_bench.records.environment import environment
 from geometry_bench.records.files import write_atomically
 from geometry_bench.resources import data_root
 from geometry_bench.roster import embedded_specs
+from geometry_bench.subjects.families import load_family
 from geometry_bench.subjects.spec import SubjectSpec, resolve
 
 MEASURED_ON = ("zoo/llama-d80/base", "zoo/neox-d96/aligned", "zoo/llama-d80/aligned")
+PARTNER = "zoo/neox-d64/base"
+"""The other member of the group."""
+
 DTYPES = ("float32", "float16", "bfloat16")
 PLAIN = (CaptureSettings(progress=False), 1)
 VARIED = (
@@ -53,11 +63,30 @@ class CorrectedLab(Lab):
 def values(spec: SubjectSpec, settings: CaptureSettings, threads: int) -> dict[tuple[str, str, int | str], float]:
     """Values and leave-one-out values of every case, under one setting."""
     torch.set_num_threads(threads)
-    lab, found = CorrectedLab(spec, resolve(spec), few_controls(load_pack()), settings), {}
-    for claim in CLAIMS.values():
-        if claim.is_panel:
-            continue
-        for case in claim.cases:
+    lab = _lab(spec, settings)
+    found = _measured(lab, "model")
+    lab.close()
+    members = [spec.model, PARTNER]
+    group = GroupLab(members, members[0], lambda model: _lab(replace(spec, model=model), settings))
+    return found | _measured(group, "group", members)
+
+
+def of_weights(threads: int) -> dict[tuple[str, str, int | str], float]:
+    """Values and leave-one-out values of every case on the weights of a family."""
+    with threadpool_limits(threads):
+        return _measured(FamilyLab(load_family(Path("zoo/llama-d80")), progress=False), "family")
+
+
+def _lab(spec: SubjectSpec, settings: CaptureSettings) -> CorrectedLab:
+    return CorrectedLab(spec, resolve(spec), few_controls(load_pack()), settings)
+
+
+def _measured(
+    lab: Lab | GroupLab | FamilyLab, scope: Scope, members: Sequence[str] = ()
+) -> dict[tuple[str, str, int | str], float]:
+    found: dict[tuple[str, str, int | str], float] = {}
+    for claim in (claim for claim in CLAIMS.values() if claim.scope == scope):
+        for case in claim.cases_of(members, members[0] if members else None):
             try:
                 estimate = claim.measure(lab, case)["corrected"]
             except NotApplicableError:
@@ -65,7 +94,6 @@ def values(spec: SubjectSpec, settings: CaptureSettings, threads: int) -> dict[t
             for index, value in chain([("value", estimate.value)], enumerate(estimate.leave_one_out or ())):
                 if value is not None:
                     found[claim.metric, f"{claim.id}[{case.key}]", index] = value
-    lab.close()
     return found
 
 
@@ -82,6 +110,10 @@ def main() -> None:
             for (metric, case, index), value in values(spec, *settings).items():
                 difference = abs(value - plain[metric, case, index])
                 noise[metric][dtype] = max(noise[metric].get(dtype, 0.0), difference)
+    plain = of_weights(1)
+    for (metric, case, index), value in of_weights(2).items():
+        difference = abs(value - plain[metric, case, index])
+        noise[metric]["float32"] = max(noise[metric].get("float32", 0.0), difference)
     noise["correlation"] = dict(noise["cosine"])  # a panel's correlation is made of cosines
     text = json.dumps(
         {

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geometry_bench.claims.audit import Finding, Observation, Statement
+from geometry_bench.claims.audit import Check, Checks, Finding, Observation, Statement
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.records.published import (
     TRADITIONS,
@@ -34,41 +34,17 @@ SAFETY_BASELINE = Pair(message_set="benign", a="safety", b="empty")
 SAFETY_STRICT = Pair(message_set="benign", a="safety", b="safety_strict")
 
 Stated = Mapping[str, Any]
-Check = Callable[[Stated, Published], Observation]
-_CHECKS: dict[str, Check] = {}
-
-
-def _check(statement_id: str) -> Callable[[Check], Check]:
-    def register(function: Check) -> Check:
-        if statement_id in _CHECKS:
-            raise ValueError(f"two checks for {statement_id}")
-        _CHECKS[statement_id] = function
-        return function
-
-    return register
+_check: Checks[Published] = Checks()
 
 
 def statements(published: Published) -> tuple[Statement, ...]:
-    """The audited sentences in the file's order; raises ``GeometryBenchError`` where one has no check or is missing."""
-    if unmatched := set(published.statements) ^ set(_CHECKS):
-        raise GeometryBenchError(
-            f"The published figures of {published.id} and their audit do not name the same statements: "
-            f"{', '.join(sorted(unmatched))}; restore the file or reinstall geometry-bench."
-        )
-    return tuple(
-        Statement(key, published.id, text.sentence, text.where, text.stated, _bound(key, text.stated))
-        for key, text in published.statements.items()
-    )
+    """The audited sentences in the file's order."""
+    return _check.statements(published)
 
 
 def audit(published: Published | None = None) -> list[Finding]:
     """Check every sentence of source A, against ``published`` or against the stored figures."""
-    data = load_published(SOURCE) if published is None else published
-    return [statement.examine(data) for statement in statements(data)]
-
-
-def _bound(key: str, stated: Stated) -> Callable[[Published], Observation]:
-    return lambda published: _CHECKS[key](stated, published)
+    return _check.audit(load_published(SOURCE) if published is None else published)
 
 
 # -- the procedure ----------------------------------------------------------------------------------------------------
@@ -151,7 +127,7 @@ def _sorted_table(stated: Stated, published: Published) -> Observation:
 # -- safety -----------------------------------------------------------------------------------------------------------
 
 
-def _safety_range(pair: Pair) -> Check:
+def _safety_range(pair: Pair) -> Check[Published]:
     def check(stated: Stated, published: Published) -> Observation:
         return _range(stated, {s.label: _at(s, pair) for s in published.subjects.values()})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-from geometry_bench.claims import activation_overlap, magnitude, panel, safety_compassion, universal
+from geometry_bench.claims import activation_overlap, magnitude, panel, safety_compassion, universal, weight_subspaces
 from geometry_bench.claims.model import Claim
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.records.schema import case_key
@@ -15,11 +15,12 @@ _ALL = (
     *magnitude.CLAIMS,
     *activation_overlap.CLAIMS,
     *universal.CLAIMS,
+    *weight_subspaces.CLAIMS,
     *panel.CLAIMS,
 )
 
 CLAIMS: dict[str, Claim] = {claim.id: claim for claim in _ALL}
-"""Claims by id, in the order in which they are measured: those of single subjects before those of groups and panels."""
+"""Claims by id, in the order in which they are measured: those of single subjects before those of several together."""
 
 
 def find_claim(claim: str) -> Claim:

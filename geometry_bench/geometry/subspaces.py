@@ -397,48 +397,65 @@ def _haar_frame(rows: int, k: int, generator: np.random.Generator, dtype: type[n
     return made
 
 
-def random_energy(update: Spectrum, *, draws: int, seed: int) -> Array:
+def random_frame(rows: int, k: int, seed: int) -> Any:
+    """Squared coordinates of a random frame of k orthonormal vectors, uniformly distributed: (rows, k), float32.
+
+    Right to about 1e-6, far below what separates two draws of :func:`random_energy`.
+    """
+    generator = np.random.default_rng(seed)
+    well = rows >= 2 * k
+    frame = _coordinates(rows, 0, k, generator) if well else _haar_frame(rows, k, generator, np.float32)
+    return np.square(frame, out=frame)
+
+
+def needs_own_frames(update: Spectrum) -> bool:
+    """Whether a matrix is so tall (four times) that a whole frame would be large, and each draw makes a part of its own."""
+    return update.rows >= 4 * min(update.rows, update.columns)
+
+
+def random_energy(update: Spectrum, *, draws: int, seed: int, frame: Any = None) -> Array:
     """E_k of Random for k = 1 … min(rows, columns), several nested draws: (draws, min(rows, columns)).
 
     Of the random basis only its product with the update's left singular vectors matters, which is distributed as the
     coordinates of a random frame of ``rank`` vectors: no basis of the update's size is drawn. One frame serves all draws,
     each of which takes its coordinates in another random order: a draw is distributed exactly as one from a basis of its
-    own, and draws are uncorrelated, since over all coordinates the energies sum to 1. For a matrix four times taller than
-    wide, where the whole frame would be large, each draw has a frame of its own, in the first coordinates only; the others
-    enter through their Gram matrix, a Wishart matrix, by its Bartlett factor. Frames are float32, right to about 1e-6, far
-    below what separates two draws. GeometryBenchError for a zero update.
+    own, and draws are uncorrelated, since over all coordinates the energies sum to 1. For the same reason one ``frame``,
+    as :func:`random_frame` makes it, can serve many updates with as many rows, under other seeds; it has at least ``rank``
+    vectors. A matrix that ``needs_own_frames`` takes none: each draw has one of its own, in the first coordinates only.
+    GeometryBenchError for a zero update.
     """
     if update.rank == 0:
         raise GeometryBenchError("a zero update has no energy, so no share of it is defined")
-    most = min(update.rows, update.columns)
+    most, rows, rank = min(update.rows, update.columns), update.rows, update.rank
     generator = np.random.default_rng(seed)
     shares = (update.energies / update.energies.sum()).astype(np.float32)
-    if update.rows < 4 * most:
-        energies = _along(_haar_frame(update.rows, update.rank, generator, np.float32), shares)
-        energies /= energies.sum()
-        drawn = np.array([generator.permutation(energies)[:most] for _ in range(draws)])
+    if needs_own_frames(update):
+        parts = (_coordinates(most, rows - most, rank, generator) for _ in range(draws))
+        drawn = [np.square(part, out=part) @ shares for part in parts]
     else:
-        drawn = np.array([_along(_first_coordinates(update, most, generator), shares) for _ in range(draws)])
-    curves: Array = np.cumsum(drawn.reshape(draws, most), axis=1)
+        frame = random_frame(rows, rank, seed) if frame is None else frame[:, :rank]
+        energies = (frame @ shares).astype(np.float64)
+        energies /= energies.sum()
+        drawn = [generator.permutation(energies)[:most] for _ in range(draws)]
+    curves: Array = np.cumsum(np.array(drawn, dtype=np.float64).reshape(draws, most), axis=1)
     return curves
 
 
-def _along(coordinates: Any, shares: Any) -> Array:
-    """Energy along each coordinate of a frame, from the share of each of its vectors; overwrites the coordinates."""
-    np.square(coordinates, out=coordinates)
-    energies: Array = (coordinates @ shares).astype(np.float64)
-    return energies
+def _coordinates(first: int, others: int, rank: int, generator: np.random.Generator) -> Any:
+    """The first coordinates of a random frame of ``rank`` vectors in first + others ≥ 2 · rank dimensions, (first, rank).
 
-
-def _first_coordinates(update: Spectrum, most: int, generator: np.random.Generator) -> Any:
-    """The first coordinates of a random frame of ``rank`` vectors, (most, rank), for many more rows than those."""
-    rank = update.rank
-    first = generator.standard_normal((most, rank), np.float32)
-    # The Gram matrix of the other coordinates' Gaussians, by Bartlett: χ on the diagonal, Gaussians above.
-    rest = np.triu(generator.standard_normal((rank, rank), np.float32), 1)
-    rest[np.diag_indices(rank)] = np.sqrt(generator.chisquare(update.rows - most - np.arange(rank)))
-    lower = linalg.cholesky(first.T @ first + rest.T @ rest, lower=True, overwrite_a=True, check_finite=False)
-    return linalg.solve_triangular(lower, first.T, lower=True, check_finite=False).T
+    Gaussian columns made orthonormal by the Cholesky factor of their Gram matrix, well conditioned in that many dimensions.
+    Other coordinates, none or at least ``rank``, are not drawn but for their Gram matrix, a Wishart matrix, by Bartlett's
+    factor: χ on the diagonal, Gaussians above.
+    """
+    drawn = generator.standard_normal((first, rank), np.float32)
+    gram = drawn.T @ drawn
+    if others:
+        factor = np.triu(generator.standard_normal((rank, rank), np.float32), 1)
+        factor[np.diag_indices(rank)] = np.sqrt(generator.chisquare(others - np.arange(rank)))
+        gram += factor.T @ factor
+    lower = linalg.cholesky(gram, lower=True, overwrite_a=True, check_finite=False)
+    return linalg.solve_triangular(lower, drawn.T, lower=True, check_finite=False).T
 
 
 # Projections

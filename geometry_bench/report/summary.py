@@ -92,7 +92,7 @@ def _tables(by_subject: Mapping[str, Sequence[Record]]) -> str:
 def _subject_line(record: Record) -> str:
     subject = record.subject
     if "members" in subject:
-        return f"{len(subject['members'])} subjects"
+        return f"{len(subject['members'])} members"
     return ", ".join(
         str(part)
         for part in (

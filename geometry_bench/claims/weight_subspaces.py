@@ -1,0 +1,355 @@
+"""Source D: *Safety Subspaces are Not Linearly Distinct*, its claims on weight updates.
+
+A family's updates are Δ_A = aligned − base (or that of safety-tuned or DPO-tuned models) and the fine-tunes' Δ_T =
+fine-tune − start. Subspaces are those of left singular vectors, matrix by matrix; every value is a mean over matrices.
+Intervals leave out one block at a time (all tensors outside of blocks count as one more), since matrices of one block are
+not independent.
+
+The published variant takes k = max(1, round(ρ·min(M, N))) and three layers, as the source's procedure did; the corrected one
+takes all matrices and holds energies against the k/rows that counting dimensions alone gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from geometry_bench.claims.activation_overlap import SOURCE
+from geometry_bench.claims.model import Case, Claim, Estimates, NotApplicableError
+from geometry_bench.claims.requests import SEED, VARIANTS
+from geometry_bench.family_lab import ALIGNMENT, PAIRS, SHARES, STARTS, TASKS, THRESHOLDS, FamilyLab, Reading
+from geometry_bench.geometry.directions import Array
+from geometry_bench.geometry.resampling import jackknife_interval
+from geometry_bench.records.schema import Estimate, Null, Variant
+from geometry_bench.records.verdicts import Criterion
+
+ALIKE = 0.05
+"""Shares of energy that differ by less than this on average are called alike: the source shows curves, no figures."""
+
+PERCENTILES = (0.70, 0.80, 0.85)
+DRAWS = 400
+
+Statistic = Callable[[Sequence[Reading]], float]
+
+
+def readings(family: FamilyLab, start: str) -> tuple[Reading, ...]:
+    """All matrices about a start; not applicable where the family lacks a member."""
+    lacking = family.lacks(start)
+    if lacking is not None:
+        raise NotApplicableError(
+            f"{lacking.rstrip('.')}; name one in the manifest, or make it with `geometry-bench family build`"
+        )
+    return family.readings(start)
+
+
+def percentile_layers(layers: int) -> tuple[int, ...]:
+    """Blocks at the 70th, 80th and 85th percentile of the depth (source D)."""
+    return tuple(dict.fromkeys(min(int(share * layers), layers - 1) for share in PERCENTILES))
+
+
+def _chosen(family: FamilyLab, start: str, variant: Variant) -> list[Reading]:
+    every = readings(family, start)
+    if variant == "corrected":
+        return list(every)
+    blocks = {one.layer for one in every if one.layer is not None}
+    wanted = percentile_layers(1 + max(blocks, default=0))
+    return [one for one in every if one.layer in wanted]
+
+
+def _estimate(
+    family: FamilyLab,
+    start: str,
+    chosen: Sequence[Reading],
+    statistic: Statistic,
+    null: Null | Callable[[float], Null],
+    details: dict[str, float | None],
+    *,
+    units: Callable[[Reading], Any] = lambda reading: reading.layer,
+) -> Estimate:
+    """A statistic of matrices, with units of them left out one at a time."""
+    names = list(dict.fromkeys(units(one) for one in chosen))
+    if len(names) < 2:
+        raise NotApplicableError(f"the matrices belong to {len(names)} unit only: an interval needs two or more")
+    value = statistic(chosen)
+    left_out = [statistic([one for one in chosen if units(one) != name]) for name in names]
+    interval = jackknife_interval(value, np.array(left_out))
+    blocks = sorted({one.layer for one in chosen if one.layer is not None})
+    profile: list[float | None] = []
+    if units(chosen[0]) == chosen[0].layer and blocks:
+        of_block = {block: statistic([one for one in chosen if one.layer == block]) for block in blocks}
+        profile = [of_block.get(block) for block in range(blocks[-1] + 1)]
+    pairs = family.members(start)
+    from_elsewhere = pairs[TASKS[0]][0].name != pairs[ALIGNMENT][1].name
+    note = f"fine-tunes start from {pairs[TASKS[0]][0].name}, not from {pairs[ALIGNMENT][1].name}"
+    return Estimate(
+        value=value,
+        error=interval.error,
+        low=interval.low,
+        high=interval.high,
+        n=len(left_out),
+        leave_one_out=[float(x) for x in left_out],
+        profile=profile or None,
+        null=null(value) if callable(null) else null,
+        details={**details, "matrices": float(len(chosen))},
+        notes=[note] if from_elsewhere else [],
+    )
+
+
+# Energy
+
+
+def energy_linear(family: FamilyLab, case: Case) -> Estimates:
+    """Energy kept by Top-K: its largest distance from the controls (published), its mean excess over k/rows (corrected)."""
+    start, task = case.parameters
+    return {variant: _energy(family, start, task, variant) for variant in VARIANTS}
+
+
+def _energy(family: FamilyLab, start: str, task: str, variant: Variant) -> Estimate:
+    every = list(readings(family, start))
+
+    def gap(chosen: Sequence[Reading]) -> float:
+        curves = [one.energy[task, "round"] for one in chosen]
+        means = np.array(
+            [
+                np.mean([c.top for c in curves], axis=0),
+                np.mean([c.random_k.mean(axis=0) for c in curves], axis=0),
+                np.mean([c.random.mean(axis=0) for c in curves], axis=0),
+            ]
+        )
+        return float(np.ptp(means, axis=0).max())
+
+    def excess(chosen: Sequence[Reading]) -> float:
+        return float(np.mean([one.energy[task, "round"].top - one.energy[task, "round"].expected for one in chosen]))
+
+    random = np.array([one.energy[task, "round"].random - one.energy[task, "round"].expected for one in every])
+    by_draw = random.mean(axis=0)  # (draws, shares), mean over matrices
+
+    def null(value: float) -> Null:
+        draws = by_draw.mean(axis=1) if variant == "corrected" else np.abs(by_draw).max(axis=1)
+        return Null.of("random bases of equal dimension", draws, value)
+
+    details: dict[str, float | None] = {}
+    for rule in ("round", "floor"):
+        curves = [one.energy[task, rule] for one in every]
+        for name, rows in (
+            ("top", [c.top for c in curves]),
+            ("random_k", [c.random_k.mean(axis=0) for c in curves]),
+            ("random", [c.random.mean(axis=0) for c in curves]),
+            ("dimensions", [c.expected for c in curves]),
+        ):
+            means = np.mean(rows, axis=0)
+            marks = "" if rule == "round" else "_floor"
+            details |= {f"{name}{marks}_{share:g}": float(x) for share, x in zip(SHARES, means, strict=True)}
+    details["largest_gap"] = gap(every)
+    details["vectors_energy"] = family.vector_energy(start, task)
+    return _estimate(family, start, every, gap if variant == "published" else excess, null, details)
+
+
+def layer_restricted(family: FamilyLab, case: Case) -> Estimates:
+    """Energy that Top-K of one layer keeps of the harmful less of the useful update: the largest of the single layers."""
+    (start,) = case.parameters
+    return {variant: _layer_restricted(family, start, variant) for variant in VARIANTS}
+
+
+def _layer_restricted(family: FamilyLab, start: str, variant: Variant) -> Estimate:
+    chosen = [one for one in _chosen(family, start, variant) if one.layer is not None]
+    if not chosen:
+        raise NotApplicableError("no matrix of a decoder block is changed by all updates")
+
+    def differences(matrices: Sequence[Reading], basis: str) -> dict[int, Array]:
+        """Block -> energy of harmful less useful at each ρ, (draws, shares), mean over the block's matrices."""
+        by_block: dict[int, list[Array]] = {}
+        for one in matrices:
+            harmful, useful = (
+                np.atleast_2d(getattr(one.energy[task, "round"], basis)) for task in ("harmful", "useful")
+            )
+            by_block.setdefault(int(one.layer or 0), []).append(harmful - useful)
+        return {block: np.mean(rows, axis=0) for block, rows in by_block.items()}
+
+    def largest(matrices: Sequence[Reading]) -> float:
+        return max(float(np.abs(rows).mean()) for rows in differences(matrices, "top").values())
+
+    random = differences(chosen, "random")
+    draws = np.max([np.abs(rows).mean(axis=1) for rows in random.values()], axis=0)
+    per_block = {f"block_{block}": float(rows.mean()) for block, rows in sorted(differences(chosen, "top").items())}
+    null = Null.of("random bases of equal dimension", draws, largest(chosen))
+    return _estimate(family, start, chosen, largest, null, dict(per_block), units=lambda one: one.kind)
+
+
+# Overlap
+
+
+def mso_above_random(family: FamilyLab, case: Case) -> Estimates:
+    """MSO of two updates less its Haar expectation, mean over thresholds and matrices (published: three layers)."""
+    start, *pair = case.parameters
+    return {variant: _mso(family, start, (pair[0], pair[1]), variant) for variant in VARIANTS}
+
+
+def _mso(family: FamilyLab, start: str, pair: tuple[str, str], variant: Variant) -> Estimate:
+    chosen = _chosen(family, start, variant)
+
+    def excess(matrices: Sequence[Reading]) -> float:
+        return float(np.mean([one.overlap[pair].excess for one in matrices]))
+
+    deviations = np.array([one.overlap[pair].haar_deviation.mean() for one in chosen])
+    noise = np.random.default_rng(SEED).standard_normal((DRAWS, len(chosen)))
+
+    def null(value: float) -> Null:
+        return Null.of("uniformly random subspaces (analytic variance)", (noise * deviations).mean(axis=1), value)
+
+    overlap, haar = (
+        np.mean([getattr(one.overlap[pair], name) for one in chosen], axis=0) for name in ("overlap", "haar_mean")
+    )
+    details: dict[str, float | None] = {f"mso_{eta:g}": float(x) for eta, x in zip(THRESHOLDS, overlap, strict=True)}
+    details |= {f"haar_{eta:g}": float(x) for eta, x in zip(THRESHOLDS, haar, strict=True)}
+    return _estimate(family, start, chosen, excess, null, details)
+
+
+def mso_order(family: FamilyLab, case: Case) -> Estimates:
+    """MSO of the harmful update with the alignment's less the higher of the other two pairs; corrected: above Haar."""
+    (start,) = case.parameters
+    return {variant: _order(family, start, variant) for variant in VARIANTS}
+
+
+def _order(family: FamilyLab, start: str, variant: Variant) -> Estimate:
+    chosen = _chosen(family, start, variant)
+    measure = "overlap" if variant == "published" else "excess"
+
+    def by_layer(matrices: Sequence[Reading]) -> Array:
+        """The three pairs' overlaps (pairs, layers, thresholds), mean over each layer's matrices."""
+        layers = list(dict.fromkeys(one.layer for one in matrices))
+        return np.array(
+            [
+                [
+                    np.mean([getattr(one.overlap[pair], measure) for one in matrices if one.layer == layer], axis=0)
+                    for layer in layers
+                ]
+                for pair in PAIRS
+            ]
+        )
+
+    def mean_lead(matrices: Sequence[Reading]) -> float:
+        return float(_lead(by_layer(matrices)).mean())
+
+    overlaps = by_layer(chosen)
+    lead = _lead(overlaps)  # (layers, thresholds)
+    generator = np.random.default_rng(SEED)
+    drawn = generator.integers(len(lead), size=(DRAWS, len(lead)))
+    low, high = np.quantile((lead > 0).mean(axis=1)[drawn].mean(axis=1), [0.025, 0.975])
+    details: dict[str, float | None] = {
+        "share_highest": float((lead > 0).mean()),
+        "share_highest_low": float(low),
+        "share_highest_high": float(high),
+    }
+    details |= {f"lead_{eta:g}": float(x) for eta, x in zip(THRESHOLDS, lead.mean(axis=0), strict=True)}
+
+    def null(value: float) -> Null:
+        # Each layer's three pairs keep their values over the thresholds and exchange their names.
+        orders = generator.permuted(np.tile(np.arange(3), (DRAWS, lead.shape[0], 1)), axis=2)
+        rows = [
+            _lead(np.stack([overlaps[order[:, place], range(len(order))] for place in range(3)])) for order in orders
+        ]
+        return Null.of("names of the three pairs exchanged, layer by layer", [row.mean() for row in rows], value)
+
+    return _estimate(family, start, chosen, mean_lead, null, details)
+
+
+def _lead(overlaps: Array) -> Array:
+    """How far the harmful update's overlap with the alignment's lies above the other pairs', (pairs, …) -> (…)."""
+    place = PAIRS.index(("harmful", ALIGNMENT))
+    lead: Array = overlaps[place] - np.delete(overlaps, place, axis=0).max(axis=0)
+    return lead
+
+
+# The records
+
+_FAMILY: dict[str, Any] = {"needs": ("family",), "messages": (), "conditions": (), "sets": ()}
+_WITHIN = Criterion(threshold=-ALIKE, at_most=ALIKE, beyond_null=False)
+
+
+def _prefix(start: str) -> str:
+    return "" if start == "aligned" else f"{start}-"
+
+
+def _pair_cases(start: str) -> tuple[Case, ...]:
+    return tuple(Case(f"{_prefix(start)}{a}-{b}", (start, a, b)) for a, b in PAIRS)
+
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        id="weights.energy_linear",
+        version=1,
+        source=SOURCE,
+        where="figures of the energy kept over the SVD fraction",
+        statement="The energy of a fine-tuning update that a subspace keeps grows with its dimension alone: Top-K "
+        "directions of the alignment update keep as much as random ones do (within 0.05).",
+        measure=energy_linear,
+        null="random bases of equal dimension",
+        cases=tuple(Case(f"{_prefix(start)}{task}", (start, task)) for start in STARTS for task in TASKS),
+        criterion=_WITHIN,
+        published_criterion=_WITHIN,
+        metric="energy",
+        smallest_change=0.05,
+        **_FAMILY,
+    ),
+    Claim(
+        id="weights.mso_above_random",
+        version=1,
+        source=SOURCE,
+        where="figures of MSO between updates",
+        statement="Useful, harmful and alignment updates overlap pairwise more than random subspaces of their "
+        "dimensions do.",
+        measure=mso_above_random,
+        null="uniformly random subspaces of equal dimensions",
+        cases=(*_pair_cases("aligned"), *_pair_cases("safety")),
+        metric="overlap",
+        smallest_change=0.05,
+        **_FAMILY,
+    ),
+    Claim(
+        id="weights.mso_order",
+        version=1,
+        source=SOURCE,
+        where="figures of MSO between updates",
+        statement="The harmful update never overlaps most with the alignment update: another pair overlaps more.",
+        measure=mso_order,
+        null="names of the three pairs exchanged, layer by layer",
+        cases=tuple(Case(start, (start,)) for start in STARTS),
+        criterion=Criterion(sign=-1),
+        published_criterion=Criterion(sign=-1, beyond_null=False),
+        metric="overlap",
+        smallest_change=0.05,
+        **_FAMILY,
+    ),
+    Claim(
+        id="weights.layer_restricted",
+        version=1,
+        source=SOURCE,
+        where="appendix: projections of single layers",
+        statement="No single layer's Top-K directions tell a harmful update from a useful one: the energies that they keep "
+        "differ by less than 0.05.",
+        measure=layer_restricted,
+        null="random bases of equal dimension",
+        cases=tuple(Case(start, (start,)) for start in STARTS),
+        criterion=_WITHIN,
+        published_criterion=_WITHIN,
+        metric="energy",
+        smallest_change=0.05,
+        **_FAMILY,
+    ),
+    Claim(
+        id="weights.dpo",
+        version=1,
+        source=SOURCE,
+        where="appendix: safety tuning by DPO",
+        statement="With safety tuning by DPO too, updates overlap pairwise more than random subspaces do.",
+        measure=mso_above_random,
+        null="uniformly random subspaces of equal dimensions",
+        cases=_pair_cases("dpo"),
+        metric="overlap",
+        smallest_change=0.05,
+        **_FAMILY,
+    ),
+)

@@ -1,0 +1,156 @@
+"""Slices of the tensors in a safetensors file, as float32, without mapping the file into memory.
+
+A mapped file counts towards the memory of the process as it is read; plain reads at an offset do not, and bfloat16, which
+NumPy lacks, becomes float32 exactly. The file is opened anew for each slice.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geometry_bench.errors import GeometryBenchError
+
+Array32 = NDArray[np.float32]
+
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+          "U64": 8, "U32": 4, "U16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "C64": 8}  # fmt: skip
+READABLE = ("F32", "F16", "BF16")
+"""The stored types that become float32 without loss."""
+SLICE_ENTRIES = 4_000_000
+"""About how many entries of a tensor are read at a time: 16 MB in float32."""
+_LARGEST_HEADER = 100_000_000
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor as a file's header declares it; ``begin`` is its first byte, from the start of the file."""
+
+    file: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+
+    @property
+    def rows(self) -> int:
+        """Length of the first dimension; 1 for a scalar."""
+        return self.shape[0] if self.shape else 1
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """Number of bytes in the file."""
+        return self.size * _BYTES[self.dtype]
+
+
+def read_header(file: Path) -> Mapping[str, Stored]:
+    """The tensors of a file, by name; no data are read.
+
+    Raises:
+        GeometryBenchError: not a safetensors file, an unknown type, or a tensor that the file is too short for.
+    """
+    try:
+        length = file.stat().st_size
+        with file.open("rb") as handle:
+            size = int.from_bytes(handle.read(8), "little")
+            if size > min(_LARGEST_HEADER, length):
+                raise ValueError("its header is longer than the file")
+            content = json.loads(handle.read(size))
+        content.pop("__metadata__", None)
+        tensors = {name: _stored(file, name, entry, 8 + size) for name, entry in content.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise GeometryBenchError(f"{file} is not a readable safetensors file ({error}); download it again.") from None
+    for name, tensor in tensors.items():
+        if tensor.begin + tensor.bytes > length:
+            raise GeometryBenchError(
+                f"{file} is cut short: it ends within the tensor {name}; download or save it again."
+            )
+    return tensors
+
+
+def _stored(file: Path, name: str, entry: Mapping[str, Any], data: int) -> Stored:
+    first, last = entry["data_offsets"]
+    tensor = Stored(file, name, str(entry["dtype"]), tuple(entry["shape"]), data + int(first))
+    if tensor.dtype not in _BYTES:
+        raise ValueError(f"its tensor {name} has the unknown type {tensor.dtype}")
+    if tensor.bytes != last - first:
+        raise ValueError(f"its tensor {name} has {last - first} bytes where its shape asks for {tensor.bytes}")
+    return tensor
+
+
+def slices(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """Ranges of rows (first, last) of about SLICE_ENTRIES each, in order; one range for a scalar."""
+    rows = shape[0] if shape else 1
+    step = max(1, SLICE_ENTRIES // max(1, math.prod(shape[1:])))
+    for first in range(0, rows, step):
+        yield first, min(rows, first + step)
+
+
+def read_rows(tensor: Stored, first: int = 0, last: int | None = None) -> Array32:
+    """Rows ``first`` to ``last`` (excluded; None: to the end) of a tensor in float32, exactly as stored.
+
+    Raises:
+        GeometryBenchError: the type does not become float32 without loss, the file cannot be read, or an entry is NaN or
+            infinite.
+    """
+    if tensor.dtype not in READABLE:
+        raise GeometryBenchError(
+            f"The tensor {tensor.name} in {tensor.file} is stored as {tensor.dtype}; updates are taken between float32, "
+            "float16 and bfloat16 weights."
+        )
+    raw = read_raw(tensor, first, last)
+    shape = (-1, *tensor.shape[1:]) if tensor.shape else ()
+    values = to_float32(raw, tensor.dtype).reshape(shape)
+    # The sum is finite if and only if all entries are, short of overflow, and costs no array of flags.
+    if not np.isfinite(values.sum(dtype=np.float64)) and not np.isfinite(values).all():
+        raise GeometryBenchError(
+            f"The tensor {tensor.name} in {tensor.file} holds NaN or infinity; the checkpoint is damaged, take another."
+        )
+    return values
+
+
+def read_raw(tensor: Stored, first: int = 0, last: int | None = None) -> NDArray[np.uint8]:
+    """The bytes of rows ``first`` to ``last`` as they stand in the file."""
+    last = tensor.rows if last is None else last
+    row = tensor.bytes // tensor.rows if tensor.rows else 0
+    count = (last - first) * row
+    try:
+        raw = np.fromfile(tensor.file, dtype=np.uint8, count=count, offset=tensor.begin + first * row)
+    except OSError as error:
+        raise GeometryBenchError(f"{tensor.file} cannot be read ({error.strerror}).") from error
+    if raw.size != count:
+        raise GeometryBenchError(
+            f"{tensor.file} is cut short: it ends within the tensor {tensor.name}; download it again."
+        )
+    return raw
+
+
+def to_float32(raw: NDArray[np.uint8], dtype: str) -> Array32:
+    """Little-endian bytes of F32, F16 or BF16 as float32, flat."""
+    if dtype == "BF16":
+        wide = raw.view("<u2").astype(np.uint32)
+        wide <<= 16
+        return wide.view(np.float32)
+    return raw.view("<f4" if dtype == "F32" else "<f2").astype(np.float32, copy=False)
+
+
+def from_float32(values: Array32, dtype: str) -> NDArray[np.uint8]:
+    """float32 as little-endian bytes of F32, F16 or BF16, rounded to nearest, ties to even."""
+    values = np.ascontiguousarray(values, dtype=np.float32)
+    if dtype == "BF16":
+        wide = values.view(np.uint32)
+        wide = wide + (((wide >> 16) & 1) + np.uint32(0x7FFF))
+        return (wide >> 16).astype("<u2").view(np.uint8).reshape(-1)
+    return values.astype("<f4" if dtype == "F32" else "<f2").view(np.uint8).reshape(-1)

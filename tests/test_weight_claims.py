@@ -1,0 +1,227 @@
+"""Source D's claims on weight updates as an instrument: planted updates, the embedded family, faults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from models import tiny_model
+from safetensors.torch import load_file, save_file
+
+from geometry_bench.claims.model import Case, NotApplicableError
+from geometry_bench.claims.registry import CLAIMS
+from geometry_bench.claims.weight_subspaces import percentile_layers
+from geometry_bench.errors import GeometryBenchError
+from geometry_bench.family_lab import ALIGNMENT, SHARES, THRESHOLDS, FamilyLab
+from geometry_bench.options import OPTIONS, asked_for
+from geometry_bench.records.schema import ClaimVerdict, Estimate
+from geometry_bench.records.verdicts import judge_claim
+from geometry_bench.run import Run, RunSettings
+from geometry_bench.subjects.families import load_family
+from geometry_bench.updates.store import Store
+
+Delta = Callable[[str, np.random.Generator, tuple[int, ...]], np.ndarray]
+BLOCKS = 5
+
+
+def gaussian(role: str, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return generator.standard_normal(shape)
+
+
+def planted(folder: Path, delta: Delta, roles: tuple[str, ...] = ("aligned", "useful", "harmful")) -> FamilyLab:
+    """A family whose members differ from their start by ``delta(role, generator, shape)`` in every tensor."""
+    base = tiny_model("llama", folder, name="base", num_hidden_layers=BLOCKS)
+    weights = {name: tensor.double() for name, tensor in load_file(base / "model.safetensors").items()}
+    text = 'schema = 1\nname = "planted"\n[[members]]\nrole = "base"\nmodel = "base"\n'
+    states = {"base": weights}
+    for role in roles:
+        parent = "base" if role == "aligned" else "aligned"
+        generator = np.random.default_rng(sum(role.encode()))
+        states[role] = {
+            name: start + 1e-2 * torch.from_numpy(delta(role, generator, tuple(start.shape)))
+            for name, start in states[parent].items()
+        }
+        tiny_model("llama", folder, name=role, num_hidden_layers=BLOCKS)
+        stored = {name: tensor.float() for name, tensor in states[role].items()}
+        save_file(stored, folder / role / "model.safetensors", metadata={"format": "pt"})
+        text += f'[[members]]\nrole = "{role}"\nmodel = "{role}"\nparent = "{parent}"\n'
+    (folder / "family.toml").write_text(text, encoding="utf-8")
+    return FamilyLab(load_family(folder), progress=False)
+
+
+def measure(claim: str, family: FamilyLab, case: str, variant: str = "corrected") -> Estimate:
+    declared = CLAIMS[claim]
+    found: Estimate = declared.measure(family, next(c for c in declared.cases if c.key == case))[variant]  # type: ignore[index]
+    return found
+
+
+def verdict(claim: str, estimate: Estimate) -> ClaimVerdict:
+    return judge_claim(CLAIMS[claim].criterion, estimate)[0]
+
+
+@pytest.fixture(scope="module")
+def unrelated(tmp_path_factory: pytest.TempPathFactory) -> FamilyLab:
+    return planted(tmp_path_factory.mktemp("unrelated"), gaussian)
+
+
+def test_unrelated_updates_keep_energy_by_dimension_and_overlap_by_chance(unrelated: FamilyLab) -> None:
+    for task in ("useful", "harmful"):
+        energy = measure("weights.energy_linear", unrelated, task)
+        assert energy.value == pytest.approx(0, abs=0.02)
+        assert verdict("weights.energy_linear", energy) is ClaimVerdict.HOLDS
+        for share in SHARES:
+            kept, expected = (energy.details[f"{name}_{share:g}"] for name in ("top", "dimensions"))
+            assert kept == pytest.approx(expected, abs=0.05)
+            assert energy.details[f"random_{share:g}"] == pytest.approx(expected, abs=0.02)
+        assert energy.details["dimensions_floor_0.01"] == 0  # ⌊ρ·min⌋ is nothing where the code keeps one direction
+    overlap = measure("weights.mso_above_random", unrelated, "useful-harmful")
+    assert overlap.value == pytest.approx(0, abs=0.02)
+    assert verdict("weights.mso_above_random", overlap) is not ClaimVerdict.HOLDS
+    order = measure("weights.mso_order", unrelated, "aligned")
+    assert order.details["share_highest"] == pytest.approx(1 / 3, abs=0.25)
+    assert verdict("weights.mso_order", order) is not ClaimVerdict.HOLDS  # one of three is ahead by chance, no more
+
+
+def test_a_harmful_update_that_undoes_alignment_is_told(tmp_path: Path) -> None:
+    made: dict[tuple[int, ...], list[np.ndarray]] = {}
+
+    def undoing(role: str, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        update = generator.standard_normal(shape) * (np.geomspace(1, 0.1, shape[0])[:, None] if len(shape) == 2 else 1)
+        if role == "aligned":
+            made.setdefault(shape, []).append(update)
+        if role == "harmful":
+            update = -0.5 * made[shape].pop(0)
+        return update
+
+    family = planted(tmp_path, undoing)
+    for variant in ("published", "corrected"):
+        overlap = measure("weights.mso_above_random", family, "harmful-alignment", variant)
+        assert overlap.details["mso_0.5"] == pytest.approx(1, abs=1e-4)
+    order = measure("weights.mso_order", family, "aligned")
+    assert order.details["share_highest"] == 1
+    assert verdict("weights.mso_order", order) is ClaimVerdict.FAILS
+    harmful = measure("weights.energy_linear", family, "harmful")
+    assert verdict("weights.energy_linear", harmful) is ClaimVerdict.FAILS
+    assert harmful.details["vectors_energy"] == pytest.approx(1, abs=1e-4)
+    assert (
+        verdict("weights.layer_restricted", measure("weights.layer_restricted", family, "aligned"))
+        is ClaimVerdict.FAILS
+    )
+
+
+def test_a_planted_shared_subspace_gives_its_overlap(tmp_path: Path) -> None:
+    rank, shared = 4, 0.75
+    spans: dict[int, np.ndarray] = {}
+
+    def within(role: str, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        if len(shape) == 1:
+            return generator.standard_normal(shape)
+        if shape[0] not in spans:
+            spans[shape[0]] = np.linalg.qr(np.random.default_rng(shape[0]).standard_normal((shape[0], 2 * rank)))[0]
+        span = spans[shape[0]]
+        # Three of four equally strong directions lie in the alignment's span, the fourth outside of it.
+        columns = range(rank) if role == "aligned" else [*range(rank - 1), rank + (role == "harmful")]
+        right = np.linalg.qr(generator.standard_normal((shape[1], rank)))[0]
+        update: np.ndarray = span[:, list(columns)] @ right.T
+        return update
+
+    family = planted(tmp_path, within)
+    for case in ("useful-harmful", "useful-alignment", "harmful-alignment"):
+        assert measure("weights.mso_above_random", family, case).details["mso_0.99"] == pytest.approx(shared, abs=0.01)
+    assert measure("weights.layer_restricted", family, "aligned").value == pytest.approx(0, abs=0.01)
+
+
+def test_leaving_a_block_out_is_measuring_without_it(unrelated: FamilyLab) -> None:
+    found = measure("weights.mso_above_random", unrelated, "useful-harmful")
+    readings = unrelated.readings("aligned")
+    assert found.leave_one_out is not None
+    assert len(found.leave_one_out) == len({one.layer for one in readings}) == BLOCKS + 1
+    without = [one for one in readings if one.layer != readings[0].layer]
+    expected = np.mean([one.overlap["useful", "harmful"].excess for one in without])
+    assert found.leave_one_out[0] == pytest.approx(expected)
+    assert found.profile is not None
+    assert len(found.profile) == BLOCKS
+    published = measure("weights.mso_above_random", unrelated, "useful-harmful", "published")
+    assert published.n == len(percentile_layers(BLOCKS))
+    assert [percentile_layers(layers) for layers in (28, 16, 2)] == [(19, 22, 23), (11, 12, 13), (1,)]
+
+
+def test_the_embedded_family_is_measured_with_every_role() -> None:
+    family = FamilyLab(load_family(Path("zoo/llama-d80")), progress=False)
+    for claim in (claim for claim in CLAIMS.values() if claim.scope == "family"):
+        for case in claim.cases:
+            for estimate in claim.measure(family, case).values():
+                assert estimate.null is not None
+                assert estimate.low is not None
+                assert np.isfinite([estimate.value, estimate.low, estimate.high]).all()
+    dpo = measure("weights.dpo", family, "dpo-harmful-alignment")
+    assert "fine-tunes start from safety_tuned, not from safety_dpo" in dpo.notes
+    assert set(dpo.details) >= {f"mso_{eta:g}" for eta in THRESHOLDS}
+
+
+def test_decompositions_are_kept_and_change_nothing(unrelated: FamilyLab, tmp_path: Path) -> None:
+    plain = measure("weights.mso_above_random", unrelated, "useful-alignment")
+    for _ in range(2):  # the second one reads what the first has stored
+        kept = FamilyLab(unrelated.family, Store(tmp_path), progress=False)
+        assert measure("weights.mso_above_random", kept, "useful-alignment").value == pytest.approx(
+            plain.value, abs=1e-9
+        )
+    store = Store(tmp_path)
+    entries = store.entries()
+    assert entries
+    assert store.clear(older_than=timedelta(days=1)) == 0
+    assert store.clear() == len(entries)
+    assert not store.entries()
+
+
+# Runs and faults
+
+
+def test_a_family_is_one_subject_of_a_run_and_is_resumed(unrelated: FamilyLab, tmp_path: Path) -> None:
+    settings = RunSettings(cache=False, baselines=tmp_path / "b", results=tmp_path / "r")
+    run = Run([], settings, families=[unrelated.family])
+    claim = CLAIMS["weights.layer_restricted"]
+    ((case, subject), *_) = run.targets(claim)
+    record = run.record(claim, case, subject)
+    assert subject == "family/planted"
+    assert set(record.subject["members"]) == {"base", "aligned", "useful", "harmful"}
+    assert run.results is not None
+    run.results.append(record)
+    again = Run([], RunSettings(cache=False, results=tmp_path / "r", resume=True), families=[unrelated.family])
+    assert again.is_resumed(again.record(claim, case, subject))
+
+
+def test_without_a_family_or_a_member_the_way_out_is_named(tmp_path: Path) -> None:
+    claim = CLAIMS["weights.mso_order"]
+    run = Run([], RunSettings(cache=False))
+    assert {subject for _, subject in run.targets(claim)} == {"family"}
+    absent = run.record(claim, claim.cases[0], "family")
+    assert absent.verdicts.claim is ClaimVerdict.NOT_APPLICABLE
+    assert "--weights FILE" in absent.verdicts.claim_reason
+    lacking = planted(tmp_path, gaussian, ("aligned", "useful"))
+    with pytest.raises(NotApplicableError, match=r"has no member of role harmful .* `geometry-bench family build`"):
+        claim.measure(lacking, Case("aligned", ("aligned",)))
+
+
+def test_a_zero_update_is_told(tmp_path: Path) -> None:
+    def same(role: str, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        return np.zeros(shape) if role == "aligned" else generator.standard_normal(shape)
+
+    with pytest.raises(GeometryBenchError, match="aligned and base of the family planted have the same matrices"):
+        planted(tmp_path, same).readings("aligned")
+
+
+def test_weights_of_a_family_can_be_measured_without_its_members() -> None:
+    values = {option.dest: option.default for option in OPTIONS}
+    alone = asked_for(values | {"gb_weights": ["zoo/llama-d80"]})
+    assert not alone.specs
+    assert [family.id for family in alone.families] == ["zoo/llama-d80"]
+    both = asked_for(values | {"gb_family": ["zoo/llama-d80"], "gb_weights": ["zoo/llama-d80"]})
+    assert len(both.families) == 1
+    assert len(both.specs) == 10
+    assert [family.id for family in asked_for(values).families] == ["zoo/llama-d80"]
+    assert ALIGNMENT not in {member.role for member in both.families[0].members}
