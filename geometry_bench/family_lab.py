@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
-from geometry_bench.geometry.subspaces import OverlapSweep, Rule, rank_of_share
+from geometry_bench.geometry.subspaces import OverlapSweep, Rule, energy_of_vector, rank_of_share
+from geometry_bench.memo import Memo
 from geometry_bench.subjects.families import Family, Member
 from geometry_bench.updates.checkpoint import layer_of
 from geometry_bench.updates.store import Store
@@ -36,14 +36,13 @@ PAIRS = (TASKS, ("useful", ALIGNMENT), ("harmful", ALIGNMENT))
 STARTS: Mapping[str, str] = {"aligned": "aligned", "safety": "safety_tuned", "dpo": "safety_dpo"}
 """What fine-tunes start from, by the role whose update is the alignment."""
 
-Value = TypeVar("Value")
-
 
 @dataclass(frozen=True)
 class Curves:
     """Shares of one update's energy kept at each ρ, for one matrix and one rule of rounding k.
 
-    ``top`` and ``expected`` = k/rows are (shares,), ``random_k`` and ``random`` (draws, shares).
+    ``top`` and ``expected`` = k/rows are (shares,), ``random_k`` and ``random`` (draws, shares). Where the alignment's
+    update has fewer directions than k, all of them are compared with as many random ones.
     """
 
     top: Array
@@ -58,6 +57,8 @@ class Reading:
 
     name: str
     layer: int | None
+    rank: int
+    """Of the alignment's update."""
     energy: Mapping[tuple[str, Rule], Curves]
     overlap: Mapping[tuple[str, str], OverlapSweep]
 
@@ -67,13 +68,13 @@ class Reading:
         return self.name if self.layer is None else self.name.replace(f".{self.layer}.", ".*.", 1)
 
 
-class FamilyLab:
+class FamilyLab(Memo):
     """What claims may ask of a family's weights. Checkpoints are read tensor by tensor, none is ever held whole."""
 
     def __init__(self, family: Family, store: Store | None = None, *, progress: bool = True) -> None:
+        super().__init__()
         self.family = family
         self._store, self._progress = store, progress
-        self._once: dict[Any, Any] = {}
 
     def members(self, start: str) -> dict[str, tuple[Member, Member]]:
         """Label -> (start, end) of the updates about one of ``STARTS``.
@@ -152,9 +153,9 @@ class FamilyLab:
             updates = self.updates(start)
             shares = []
             for name in common_names(updates, dimensions=1):
-                axis, delta = (updates[label].delta(name).astype(np.float64) for label in (ALIGNMENT, task))
+                axis, delta = (updates[label].delta(name) for label in (ALIGNMENT, task))
                 if axis.any() and delta.any():
-                    shares.append(float((axis @ delta) ** 2 / ((axis @ axis) * (delta @ delta))))
+                    shares.append(energy_of_vector(axis, delta))
             return float(np.mean(shares)) if shares else None
 
         return self.once(("vectors", start, task), compute)
@@ -164,12 +165,6 @@ class FamilyLab:
 
         shown = self._progress and sys.stderr.isatty()
         return tqdm(names, desc=label, unit="matrix", file=sys.stderr, disable=not shown, leave=False)
-
-    def once(self, key: Any, compute: Callable[[], Value]) -> Value:
-        """A derived quantity that several claims share, computed on the first question; ``key`` names it."""
-        if key not in self._once:
-            self._once[key] = compute()
-        return cast(Value, self._once[key])
 
 
 def _reading(one: TensorSweep) -> Reading:
@@ -183,12 +178,21 @@ def _reading(one: TensorSweep) -> Reading:
             one.energy_kept_random(task, DRAWS, seed=0),
         )
         for rule in rules:
-            ranks = [rank_of_share(share, spectrum.rows, spectrum.columns, rule) for share in SHARES]
+            ranks = [
+                min(rank_of_share(share, spectrum.rows, spectrum.columns, rule), one.spectra[ALIGNMENT].rank)
+                for share in SHARES
+            ]
             top, random_k, random = (_at(curve, ranks) for curve in curves)
             energy[task, rule] = Curves(top[0], random_k, random, np.array(ranks) / spectrum.rows)
     about = {pair: one.overlaps[pair[1], pair[0]].turned() for pair in PAIRS if ALIGNMENT in pair}
     about[TASKS] = one.overlaps[TASKS]
-    return Reading(one.name, layer_of(one.name), energy, {pair: about[pair].mso(THRESHOLDS) for pair in PAIRS})
+    return Reading(
+        one.name,
+        layer_of(one.name),
+        one.spectra[ALIGNMENT].rank,
+        energy,
+        {pair: about[pair].mso(THRESHOLDS) for pair in PAIRS},
+    )
 
 
 def _at(curves: Array, ranks: list[int]) -> Array:

@@ -6,11 +6,12 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
 from geometry_bench.lab import ALIGNMENT, MEAN_LAST_FIVE, Lab, RequestSettings
+from geometry_bench.memo import Memo
 from geometry_bench.prompts.sets import RequestSet
 
 CLASSES = ("safe", "unsafe")
@@ -22,8 +23,6 @@ DEPTH = 2 / 3
 
 SWEPT = (1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)
 """Relative depths at which values are recorded beside the declared one."""
-
-Value = TypeVar("Value")
 
 
 def block_at(depth: float, layers: int) -> int:
@@ -41,7 +40,7 @@ class MemberStates:
     vocabulary: frozenset[str]
 
 
-class GroupLab:
+class GroupLab(Memo):
     """What claims may ask of a group. Its models are loaded one after another on the first question, and let go.
 
     ``open_member`` gives the lab of a member by its name in the group; opening the next may close it.
@@ -55,10 +54,10 @@ class GroupLab:
         requests: RequestSettings | None = None,
         depth: float = DEPTH,
     ) -> None:
+        super().__init__()
         self.members, self.reference, self.depth = tuple(members), reference, depth
         self.request_settings = requests or RequestSettings()
         self._open = open_member
-        self._once: dict[Any, Any] = {}
 
     @property
     def depths(self) -> tuple[float, ...]:
@@ -108,7 +107,7 @@ class GroupLab:
                     )
         return MemberStates(
             states,
-            {**lab.subject.facts(), "block": blocks[self.depth], "blocks": lab.layers},
+            {**lab.subject.facts(), "alignment": lab.spec.alignment, "block": blocks[self.depth]},
             lab.inputs((), GROUP_SETS, "chat", (MEAN_LAST_FIVE,)),
             frozenset(lab.subject.tokenizer.get_vocab()),
         )
@@ -136,9 +135,3 @@ class GroupLab:
         """Content hash of all that a value is measured on, known before any model is loaded."""
         parts = [f"{role} {self.requests(role).hash}" for role in GROUP_SETS] + [f"depth {self.depth:.6f}"]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-    def once(self, key: Any, compute: Callable[[], Value]) -> Value:
-        """A derived quantity that several claims share, computed on the first question; ``key`` names it."""
-        if key not in self._once:
-            self._once[key] = compute()
-        return cast(Value, self._once[key])

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.groups import Group, Summed, deal_topics
 from geometry_bench.geometry.moments import Folding, Moments
+from geometry_bench.memo import Memo
 from geometry_bench.prompts.pack import Pack, without_opening
 from geometry_bench.prompts.sets import RequestSet, builtin_names, load_set
 from geometry_bench.subjects.spec import Identity, SubjectSpec
@@ -67,8 +68,6 @@ FEWEST_GROUPS = 4
 
 GROUPED_AT_MOST = 2 * 1024**3
 """Bytes that a set's groups may take."""
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ class Grouped:
         ]
 
 
-class Lab:
+class Lab(Memo):
     """What claims may ask of one subject.
 
     The model is loaded on the first question that needs it, so that a resumed run loads nothing.
@@ -187,13 +186,13 @@ class Lab:
         load: Callable[[SubjectSpec, Identity], Subject] | None = None,
         requests: RequestSettings | None = None,
     ) -> None:
+        super().__init__()
         self.spec, self.identity, self.pack = spec, identity, pack
         self.request_settings = requests or RequestSettings()
         self._capture_settings, self._cache, self._load = capture or CaptureSettings(), cache, load
         self._encoded: dict[tuple[str, Rendering], dict[str, list[Encoded]]] = {}
         self._states: dict[tuple[str, Rendering], States] = {}
         self._requests: dict[tuple[str, RequestRendering], Requests] = {}
-        self._once: dict[Any, Any] = {}
 
     @cached_property
     def subject(self) -> Subject:
@@ -405,12 +404,6 @@ class Lab:
             {pooling: [part.result() for part in parted] for pooling, parted in sums.items()}, blocks, len(drawn)
         )
 
-    def once(self, key: Any, compute: Callable[[], Value]) -> Value:
-        """A derived quantity that several claims share, computed on the first question; ``key`` names it."""
-        if key not in self._once:
-            self._once[key] = compute()
-        return cast(Value, self._once[key])
-
     def same_prompt(self, a: str, b: str, messages: str) -> bool:
         """Whether two conditions give the model the very same tokens."""
         encoded = self.encoded(messages, "corrected")
@@ -475,4 +468,4 @@ class Lab:
         self._states.clear()
         self._encoded.clear()
         self._requests.clear()
-        self._once.clear()
+        self.forget()

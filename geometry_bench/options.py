@@ -13,7 +13,7 @@ from geometry_bench.lab import ROLES, CaptureSettings, RequestSettings
 from geometry_bench.roster import embedded_families
 from geometry_bench.run import RunSettings
 from geometry_bench.subjects.families import Family, load_family
-from geometry_bench.subjects.groups import Group, embedded_groups, group_of, load_group
+from geometry_bench.subjects.groups import Group, embedded_groups, group_manifest, group_of, load_group
 from geometry_bench.subjects.spec import SubjectSpec
 
 
@@ -215,7 +215,7 @@ def asked_for(values: Mapping[str, Any]) -> Asked:
     if of_models and not models:
         raise GeometryBenchError(f"{of_models[0]} goes with --model, and none is given: name its model.")
     families = _families(values["gb_family"] or ())
-    groups = [load_group(Path(path)) for path in dict.fromkeys(values["gb_group"] or ())]
+    groups = [load_group(path) for path in dict.fromkeys(map(group_manifest, values["gb_group"] or ()))]
     weights = _families([*(values["gb_family"] or ()), *(values["gb_weights"] or ())])
     if not models and not weights and not groups:
         families = list(embedded_families())

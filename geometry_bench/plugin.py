@@ -245,6 +245,7 @@ class Controller:
         self.records: list[Record] = []
         self.warnings: list[str] = []
         self.written: list[str] = []
+        self.unwritten = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep and write the record that a report carries."""
@@ -276,6 +277,7 @@ class Controller:
             try:
                 self.written = [str(path) for path in run.update_baselines(self.records)]
             except GeometryBenchError as error:
+                self.unwritten = True
                 self.warnings.append(f"baselines NOT written: {error}")
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -298,7 +300,7 @@ class Controller:
             terminalreporter.write_line(f"warning: {line}", yellow=True)
         for path in self.written:
             terminalreporter.write_line(f"baseline written: {path}")
-        if run.settings.update and not self.written:
+        if run.settings.update and not self.written and not self.unwritten:
             terminalreporter.write_line("no baseline file needed a change")
         if run.results is not None:
             terminalreporter.write_line(f"records: {run.results.path}")

@@ -11,7 +11,7 @@ from geometry_bench.records.files import revision_name
 from geometry_bench.records.published import alignment_group_of
 from geometry_bench.resources import data_root
 from geometry_bench.subjects.families import MANIFEST, Family, load_family
-from geometry_bench.subjects.groups import GROUP, Group
+from geometry_bench.subjects.groups import OF_THE_RUN, Group
 from geometry_bench.subjects.spec import Identity, SubjectSpec, resolve
 
 Subject = tuple[SubjectSpec, Identity]
@@ -100,10 +100,12 @@ class Roster:
                 raise GeometryBenchError(
                     f"{twin} and {name} of the group {group.id} are the same checkpoint: name each model once."
                 )
-        content = sorted(str(checkpoint) for checkpoint in checkpoints.values())
+        content = [f"{name} {checkpoint}" for name, checkpoint in checkpoints.items()]
         digest = hashlib.sha256("\n".join([*content, f"about {checkpoints[group.reference]}"]).encode()).hexdigest()
         reference = group.reference
-        if group.id == GROUP:  # made of the run's subjects, which have ids already; a folder's own name, not its path
+        if (
+            group.id == OF_THE_RUN
+        ):  # made of the run's subjects, which have ids already; a folder's own name, not its path
             members, reference = {id: id for id in members.values()}, members[reference]
         return PinnedGroup(group.id, reference, members, f"sha256:{digest}")
 
@@ -112,10 +114,11 @@ class Roster:
         members = {}
         for member in family.members:
             spec = family.spec(member)
-            members[member.name] = (known.get(spec.name) or resolve(spec)).revision
+            identity = known.get(spec.name) or resolve(spec)
+            members[member.name] = " + adapter ".join(filter(None, [identity.revision, identity.adapter_hash]))
         content = [f"{member.name} {member.role} {member.parent} {members[member.name]}" for member in family.members]
         digest = hashlib.sha256("\n".join(sorted(content)).encode()).hexdigest()
-        return PinnedFamily(f"{FAMILY}/{family.id.replace('/', '-')}", family, members, f"sha256:{digest}")
+        return PinnedFamily(f"{FAMILY}/{family.id}", family, members, f"sha256:{digest}")
 
     def _add(self, spec: SubjectSpec, identity: Identity) -> str:
         name = subject_id(spec, identity)
@@ -144,7 +147,7 @@ class Roster:
 def subject_id(spec: SubjectSpec, identity: Identity) -> str:
     """A subject as it stands in test ids: its name, and its adapter's where there is one."""
     name = spec.name or identity.name
-    return name if identity.adapter is None else f"{name}+{identity.adapter}"
+    return name if identity.adapter is None or spec.family is not None else f"{name}+{identity.adapter}"
 
 
 def embedded_families() -> tuple[Family, ...]:

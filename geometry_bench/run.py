@@ -11,6 +11,7 @@ from typing import Any
 
 from geometry_bench.claims.model import Case, Claim, Estimates, NotApplicableError, Panel, Scope
 from geometry_bench.claims.registry import CLAIMS, known_cases
+from geometry_bench.claims.requests import Labelled
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.family_lab import SHARES, THRESHOLDS, FamilyLab
 from geometry_bench.group_lab import DEPTH, GroupLab
@@ -106,8 +107,9 @@ class Run:
     ) -> None:
         _check_update(settings)
         self.settings = settings
-        for role, _ in settings.requests.sources:
-            settings.requests.load(role)
+        drawn = {role: settings.requests.load(role) for role, _ in settings.requests.sources}
+        if {"safe", "unsafe"} & set(drawn):
+            Labelled.of(*(settings.requests.load(role) for role in ("safe", "unsafe")))
         self.pack = load_pack(settings.prompts)
         self.published: Mapping[str, Published | PublishedFigures] = {
             source: load_source(source) for source in dict.fromkeys(claim.source.id for claim in CLAIMS.values())
@@ -240,7 +242,6 @@ class Run:
         facts = together(group.id, group.revision, members) | {
             "reference": group.reference,
             "requested": self._requested_of(group.id),
-            "blocks": {member: f"{facts['block']} of {facts['blocks']}" for member, facts in members.items()},
         }
         return _bare_record(claim, case, facts, lab.inputs(), estimates, reason, started)
 
@@ -252,7 +253,10 @@ class Run:
         estimates, reason = _measure(claim, case, self._families[family.id])
         # Differences of weights are taken in float32 whatever the files hold, and no kernel has a part in them.
         same = {"dtype": "float32", "attention": "none", "quantisation": "none"}
-        members = {name: {"revision": revision, **same} for name, revision in family.members.items()}
+        members = {
+            member.name: {"revision": family.members[member.name], "role": member.role, "parent": member.parent, **same}
+            for member in family.family.members
+        }
         facts = together(family.id, family.revision, members) | {"requested": {}}
         return _bare_record(claim, case, facts, _family_inputs(family), estimates, reason, started)
 

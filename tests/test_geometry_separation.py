@@ -14,19 +14,15 @@ from geometry_bench.geometry.clusters import (
     bootstrap_counts,
     leave_one_cluster_out,
     permuted_labels,
-    random_groups,
     split_halves,
 )
 from geometry_bench.geometry.separation import (
+    Scorer,
     auroc,
-    auroc_bootstrap,
     auroc_jackknife,
-    auroc_of_d_prime,
     balanced_accuracy,
     best_threshold,
     closeness_scorer,
-    d_prime,
-    delong,
     earliest_within,
     held_out_auroc,
     held_out_values,
@@ -47,6 +43,32 @@ def planted(d: float, prompts: int = 300, width: int = 12, seed: int = 0) -> tup
     return states, labels
 
 
+def gaussian_auroc(d: float) -> float:
+    """AUROC of two Gaussian classes of unit variance whose means differ by d."""
+    return float(stats.norm.cdf(d / np.sqrt(2)))
+
+
+def dealt(labels: np.ndarray, groups: int) -> np.ndarray:
+    """Groups of prompts with as many of either class in each."""
+    codes = np.empty(len(labels), dtype=int)
+    for value in (False, True):
+        codes[labels == value] = np.arange((labels == value).sum()) % groups
+    return codes
+
+
+def delong(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """AUROCs (k,) of scores (k, prompts) and their covariance (k, k) by DeLong, DeLong & Clarke-Pearson 1988."""
+    pairs = scores[:, labels][:, :, None] - scores[:, ~labels][:, None, :]
+    wins = (pairs > 0) + 0.5 * (pairs == 0)
+    harmful, safe = wins.mean(axis=2), wins.mean(axis=1)
+    return wins.mean(axis=(1, 2)), np.cov(harmful) / harmful.shape[1] + np.cov(safe) / safe.shape[1]
+
+
+def fixed(scores: np.ndarray) -> Scorer:
+    """Scores (members, prompts) that are the same whatever prompts are fitted on."""
+    return lambda weights: np.broadcast_to(scores, (len(weights), *scores.shape))
+
+
 @st.composite
 def scored(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     """Scores with many ties and labels with at least two prompts of each class."""
@@ -59,8 +81,7 @@ def scored(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("d", [0.0, 0.5, 1.0, 2.0])
 def test_gaussian_classes_have_the_auroc_of_their_d_prime(d: float) -> None:
     states, labels = planted(d, prompts=20_000, width=1)
-    assert auroc(states[:, 0], labels) == pytest.approx(stats.norm.cdf(d / np.sqrt(2)), abs=0.01)
-    assert auroc_of_d_prime(float(d_prime(states[:, 0], labels))) == pytest.approx(stats.norm.cdf(d / 2**0.5), abs=0.01)
+    assert auroc(states[:, 0], labels) == pytest.approx(gaussian_auroc(d), abs=0.01)
 
 
 @settings(max_examples=60, deadline=None)
@@ -101,8 +122,8 @@ def test_topics_widen_the_interval_when_their_prompts_resemble_one_another() -> 
     for _ in range(20):
         scores = labels * 1.0 + generator.standard_normal(40)[topics] + 0.5 * generator.standard_normal(600)
         jackknife = auroc_jackknife(scores, labels, topics)
-        _, bootstrap, _ = auroc_bootstrap(scores, labels, topics, draws=300)
-        errors.append((jackknife.interval.error, bootstrap.error, auroc_jackknife(scores, labels).interval.error))
+        bootstrap = auroc(scores, labels, bootstrap_counts(labels, topics, draws=300)).std(ddof=1)
+        errors.append((jackknife.interval.error, bootstrap, auroc_jackknife(scores, labels).interval.error))
     clustered, bootstrapped, alone = np.mean(errors, axis=0)
     truth = np.std(
         [
@@ -116,7 +137,7 @@ def test_topics_widen_the_interval_when_their_prompts_resemble_one_another() -> 
 
 
 def test_intervals_cover_the_planted_value_about_as_often_as_they_say() -> None:
-    truth, hits = auroc_of_d_prime(1.0), 0
+    truth, hits = gaussian_auroc(1.0), 0
     for seed in range(200):
         states, labels = planted(1.0, prompts=40, width=1, seed=seed)
         interval = auroc_jackknife(states[:, 0], labels).interval
@@ -124,13 +145,13 @@ def test_intervals_cover_the_planted_value_about_as_often_as_they_say() -> None:
     assert 0.90 <= hits / 200 <= 0.99
 
 
-def test_sign_and_strength_are_told_apart() -> None:
+def test_a_reversed_sign_stays_below_one_half() -> None:
     states, labels = planted(2.0)
     forward, backward = (auroc_jackknife(sign * states[:, 0], labels) for sign in (1, -1))
-    assert (forward.sign, backward.sign) == (1, -1)
-    assert backward.strength == pytest.approx(forward.strength)
+    assert forward.interval.low > 0.5 > backward.interval.high
     assert backward.auroc == pytest.approx(1 - forward.auroc)
-    assert auroc_jackknife(states[:, 5], labels).sign == 0
+    nothing = auroc_jackknife(states[:, 5], labels).interval
+    assert nothing.low < 0.5 < nothing.high
 
 
 def test_complete_separation_of_few_prompts_is_not_certain() -> None:
@@ -145,13 +166,12 @@ def test_a_direction_fitted_to_noise_separates_in_sample_but_not_held_out() -> N
     result = held_out_auroc(projection_scorer(states, labels), labels, splits=10)
     assert result.in_sample > 0.95
     assert result.interval.low < 0.5 < result.interval.high
-    assert result.sign == 0
 
 
 def test_held_out_auroc_finds_the_planted_value_and_its_fit_is_the_difference_of_means() -> None:
     states, labels = planted(1.5, width=4)
-    result = held_out_auroc(projection_scorer(states, labels), labels, random_groups(labels, 20), splits=10)
-    truth = auroc_of_d_prime(1.5)
+    result = held_out_auroc(projection_scorer(states, labels), labels, dealt(labels, 20), splits=10)
+    truth = gaussian_auroc(1.5)
     assert result.auroc == pytest.approx(truth, abs=0.02)
     assert result.interval.low < truth < result.interval.high
     assert len(result.leave_one_out) == 20
@@ -196,10 +216,10 @@ def test_thresholds_are_the_best_by_scikit_learns_balanced_accuracy() -> None:
 
 def test_one_threshold_serves_members_of_one_scale_and_fails_shifted_ones() -> None:
     generator = np.random.default_rng(0)
-    groups = random_groups(HALF, 10)
+    groups = dealt(HALF, 10)
     same = HALF * 2.0 + generator.standard_normal((3, 600))
-    alike = threshold_gap(same, HALF, groups, splits=3)
-    shifted = threshold_gap(same + np.array([[0.0], [10.0], [20.0]]), HALF, groups, splits=3)
+    alike = threshold_gap(fixed(same), HALF, groups, splits=3)
+    shifted = threshold_gap(fixed(same + np.array([[0.0], [10.0], [20.0]])), HALF, groups, splits=3)
     assert alike.interval.low < 0 < alike.interval.high or abs(alike.gap) < 0.01
     # One threshold then serves one member (Φ(1) = 0.84) and leaves two at chance.
     assert shifted.own == pytest.approx(stats.norm.cdf(1), abs=0.02)
@@ -258,6 +278,4 @@ def test_bad_input_is_told() -> None:
     with pytest.raises(GeometryBenchError, match="8 prompts but 2 topics"):
         auroc_jackknife(states[:, 0], labels, ["a", "b"])
     with pytest.raises(GeometryBenchError, match="has one member"):
-        threshold_gap(states[:, 0], labels)
-    with pytest.raises(GeometryBenchError, match="d′ is not defined"):
-        d_prime(np.where(labels, 0.1, 0.7), labels)
+        threshold_gap(fixed(states[None, :, 0]), labels)

@@ -11,25 +11,19 @@ from scipy.stats import ortho_group
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.moments import Accumulator
 from geometry_bench.geometry.subspaces import (
-    decompose,
-    decompose_activations,
+    Decomposition,
+    OverlapSweep,
     decompose_second_moment,
-    energy_expectation,
-    energy_kept,
     energy_ranks,
     haar_deviation,
     haar_mean,
     matched_covariance_null,
-    mso,
-    mso_sweep,
     mso_table,
+    overlap_sweep,
     own_energy,
-    project,
     project_vector,
     random_basis,
-    random_k,
     rank_of_share,
-    split_half_overlap,
 )
 
 ETAS = [0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99]
@@ -53,8 +47,32 @@ def update(kind: str, seed: int) -> np.ndarray:
     return (generator.standard_normal((rows, columns)) * np.geomspace(1, 0.05, columns) * 1e-3).astype(np.float32)
 
 
+def decompose(matrix: np.ndarray) -> Decomposition:
+    """Left singular vectors and energies of a matrix (rows, columns)."""
+    values = matrix.astype(np.float64)
+    return decompose_second_moment(values @ values.T, values.shape[1])
+
+
+def about_mean(states: np.ndarray) -> np.ndarray:
+    """Activations (prompts, width) as a matrix of columns about their mean."""
+    return (states - states.mean(axis=0)).T
+
+
+def sweep_of(v: Decomposition, w: Decomposition, thresholds: list[float]) -> OverlapSweep:
+    return overlap_sweep((v.vectors.T @ w.vectors) ** 2, v, w, thresholds)
+
+
+def mso(v: np.ndarray, w: np.ndarray) -> float:
+    return float(mso_table(v, w)[-1, -1])
+
+
+def energy_kept(basis: np.ndarray, delta: np.ndarray) -> np.ndarray:
+    """E_k for k = 1 … columns of an orthonormal basis, written out."""
+    return np.cumsum(((basis.T @ delta.astype(np.float64)) ** 2).sum(axis=1)) / (delta.astype(np.float64) ** 2).sum()
+
+
 @pytest.mark.parametrize("kind", SHAPES)
-def test_energy_kept_and_overlap_are_those_of_numpys_svd(kind: str) -> None:
+def test_energies_ranks_and_overlap_are_those_of_numpys_svd(kind: str) -> None:
     a, b = (update(kind, seed) for seed in (1, 2))
     left_a, sigma_a, _ = np.linalg.svd(a.astype(np.float64), full_matrices=False)
     left_b, sigma_b, _ = np.linalg.svd(b.astype(np.float64), full_matrices=False)
@@ -64,27 +82,13 @@ def test_energy_kept_and_overlap_are_those_of_numpys_svd(kind: str) -> None:
     assert v.vectors.T @ v.vectors == pytest.approx(np.eye(v.rank), abs=1e-12)
     assert v.total == pytest.approx((sigma_a**2).sum())
     assert own_energy(v) == pytest.approx((np.cumsum(sigma_a**2) / (sigma_a**2).sum())[: v.rank], abs=1e-10)
-    kept = np.cumsum(((left_a[:, : v.rank].T @ b) ** 2).sum(axis=1)) / (b.astype(np.float64) ** 2).sum()
-    assert energy_kept(v.vectors, b) == pytest.approx(kept, abs=1e-10)
-    sweep = mso_sweep(v, w, ETAS)
+    sweep = sweep_of(v, w, ETAS)
     for eta, k_v, k_w, value in zip(ETAS, sweep.ranks_v, sweep.ranks_w, sweep.overlap, strict=True):
         i, j = (int(np.argmax(np.cumsum(s**2) / (s**2).sum() >= eta - 1e-12)) + 1 for s in (sigma_a, sigma_b))
         assert (k_v, k_w) == (i, j)
         expected = ((left_a[:, :i].T @ left_b[:, :j]) ** 2).sum() / min(i, j)
         assert value == pytest.approx(expected, abs=1e-8)
     assert sweep.excess == pytest.approx(sweep.overlap - np.maximum(sweep.ranks_v, sweep.ranks_w) / len(a))
-
-
-def test_small_singular_values_keep_their_directions_at_right_angles() -> None:
-    generator = np.random.default_rng(0)
-    left, right = (np.linalg.qr(generator.standard_normal((n, 12)))[0] for n in (80, 12))
-    for smallest in (1e-3, 1e-5, 1e-6):
-        sigma = np.geomspace(1, smallest, 12)
-        found = decompose((left * sigma) @ right.T)
-        assert found.rank == 12
-        assert found.vectors.T @ found.vectors == pytest.approx(np.eye(12), abs=1e-12)
-        assert np.abs((found.vectors * left).sum(axis=0))[:8] == pytest.approx(np.ones(8), abs=1e-6)
-    assert decompose((left * sigma).T * 1e-180).rank == 12
 
 
 @settings(max_examples=30, deadline=None)
@@ -102,7 +106,7 @@ def test_overlap_is_one_of_identical_zero_of_orthogonal_and_blind_to_rotation_an
     u = np.linalg.qr(generator.standard_normal((d, other)))[0]
     assert mso(v @ rotation, u) == pytest.approx(mso(v, u), abs=1e-12)
     assert mso(v, u) == pytest.approx(mso(u, v), abs=1e-12)
-    assert mso_table(v, u)[-1, -1] == pytest.approx(mso(v, u), abs=1e-12)
+    assert mso(v, u) == pytest.approx(((v.T @ u) ** 2).sum() / min(k, other), abs=1e-12)
 
 
 @pytest.mark.parametrize("shared", [0, 2, 5, 8])
@@ -116,27 +120,15 @@ def test_a_planted_shared_subspace_gives_its_overlap(shared: int) -> None:
     )
     va, vb = decompose(a), decompose(b)
     assert energy_ranks(va, [0.999])[0] == 8
-    assert mso_sweep(va, vb, [0.999]).overlap[0] == pytest.approx(shared / 8, abs=0.01)
-    # The same from activations that stream by, uncentred and about a mean far from the origin.
-    accumulator = Accumulator(1, 60, second=[0])
+    assert sweep_of(va, vb, [0.999]).overlap[0] == pytest.approx(shared / 8, abs=0.01)
+    # The same from activations that stream by, about a mean far from the origin.
+    accumulator = Accumulator(1, 60)
     for part in np.array_split(a.T + 3.0, 9):
         accumulator.add(part[:, None])
-    streamed = decompose_second_moment(accumulator.moments().second(0, centred=True), 200)
-    assert mso_sweep(streamed, decompose_activations(b.T, centred=True), [0.999]).overlap[0] == pytest.approx(
-        shared / 8, abs=0.01
-    )
-    direct = decompose_activations(a.T + 3.0, centred=True)
+    streamed = decompose_second_moment(accumulator.moments().cross[0], 200)
+    assert sweep_of(streamed, decompose(about_mean(b.T)), [0.999]).overlap[0] == pytest.approx(shared / 8, abs=0.01)
+    direct = decompose(about_mean(a.T + 3.0))
     assert streamed.energies == pytest.approx(direct.energies, rel=1e-9, abs=1e-9 * direct.total)
-
-
-def test_a_common_mean_alone_makes_uncentred_activations_overlap() -> None:
-    generator = np.random.default_rng(0)
-    a, b = generator.standard_normal((2, 200, 40)) + 4
-    uncentred, centred = (
-        mso_sweep(*(decompose_activations(x, centred=c) for x in (a, b)), [0.5]) for c in (False, True)
-    )
-    assert uncentred.overlap[0] > 0.99
-    assert abs(centred.excess[0]) < 4 * centred.haar_deviation[0]
 
 
 def test_random_subspaces_meet_their_expectations_within_three_standard_errors() -> None:
@@ -147,27 +139,16 @@ def test_random_subspaces_meet_their_expectations_within_three_standard_errors()
     for k in (1, 7, 20):
         values = energies[:, k - 1]
         error = values.std(ddof=1) / np.sqrt(draws)
-        assert abs(values.mean() - energy_expectation(k, rows)) < 3 * error
+        assert abs(values.mean() - k / rows) < 3 * error
     for k_v, k_w in ((1, 1), (4, 10), (15, 15)):
         values = np.array([mso(bases[i][:, :k_v], bases[i - 1][:, :k_w]) for i in range(draws)])
         assert abs(values.mean() - haar_mean(k_v, k_w, rows)) < 3 * haar_deviation(k_v, k_w, rows) / np.sqrt(draws)
         assert values.std(ddof=1) == pytest.approx(haar_deviation(k_v, k_w, rows), rel=0.2)
     gaussian = [
-        energy_kept(decompose(np.random.default_rng(s).standard_normal((rows, columns))).basis(7), delta)[-1]
+        energy_kept(np.linalg.svd(np.random.default_rng(s).standard_normal((rows, columns)))[0][:, :7], delta)[-1]
         for s in range(draws)
     ]
     assert abs(np.mean(gaussian) - energies[:, 6].mean()) < 3 * np.sqrt(2) * np.std(gaussian) / np.sqrt(draws)
-
-
-def test_random_k_is_nested_seeded_and_drawn_from_the_singular_vectors() -> None:
-    found = decompose(update("tall", 0))
-    drawn = random_k(found, 3)
-    assert (drawn == random_k(found, 3)).all()
-    assert (drawn != random_k(found, 4)).any()
-    assert np.sort((drawn.T @ found.vectors) ** 2, axis=1)[:, -1] == pytest.approx(np.ones(found.rank))
-    # Of its own matrix a random k keeps k/rank of the energy on average.
-    kept = np.mean([energy_kept(random_k(found, seed)[:, :4], update("tall", 0))[-1] for seed in range(400)])
-    assert kept == pytest.approx(4 / 16, abs=0.03)
 
 
 def test_ranks_from_a_share_by_both_rules() -> None:
@@ -184,40 +165,22 @@ def test_fewest_directions_that_hold_the_energy() -> None:
     assert energy_ranks(found, [0.01, 0.5, 0.51, 0.75, 0.76, 0.875, 0.99, 1.0]).tolist() == [1, 1, 2, 2, 3, 3, 4, 4]
 
 
-@pytest.mark.parametrize("kind", ["square", "wide", "tall", "deficient"])
-def test_parallel_and_orthogonal_parts_add_up_and_full_rank_gives_all(kind: str) -> None:
-    basis, delta = decompose(update(kind, 1)), update(kind, 2)
-    for k in (0, 3, basis.rank):
-        parallel, orthogonal = (project(basis.basis(k), delta, s) for s in ("parallel", "orthogonal"))
-        assert parallel + orthogonal == pytest.approx(delta.astype(np.float64), abs=1e-13)
-        assert (parallel * orthogonal).sum() == pytest.approx(0, abs=1e-9)
-        share = 0.0 if k == 0 else energy_kept(basis.basis(k), delta)[-1]
-        assert (parallel**2).sum() / (delta.astype(np.float64) ** 2).sum() == pytest.approx(share, abs=1e-10)
-    if kind in ("square", "wide"):
-        full = project(basis.basis(min(delta.shape)), delta, "parallel")
-        assert full == pytest.approx(delta.astype(np.float64), abs=1e-12)
-
-
 def test_a_vector_is_projected_on_one_axis() -> None:
     axis, delta = np.array([3.0, 4.0, 0.0]), np.array([1.0, 2.0, 5.0])
     assert project_vector(axis, delta, "parallel") == pytest.approx(11 / 25 * axis)
     assert project_vector(axis, delta, "orthogonal") @ axis == pytest.approx(0)
-    column = project(decompose(axis[:, None]).vectors, delta[:, None], "parallel")[:, 0]
-    assert project_vector(axis, delta, "parallel") == pytest.approx(column)
 
 
-def test_ceiling_and_floor_bracket_two_classes_of_one_covariance() -> None:
+def test_the_floor_lies_between_chance_and_two_classes_of_one_covariance() -> None:
     generator = np.random.default_rng(0)
     axes = ortho_group.rvs(30, random_state=2)
     scale = np.geomspace(1, 0.05, 30)
     a, b = ((generator.standard_normal((400, 30)) * scale) @ axes.T for _ in range(2))
     etas = [0.3, 0.6, 0.9]
-    va, vb = (decompose_activations(x, centred=True) for x in (a, b))
-    between = mso_sweep(va, vb, etas)
-    ceiling = split_half_overlap(a, etas, centred=True).mean(axis=0)
-    pooled = decompose_activations(np.concatenate([a, b]), centred=True)
+    va, vb = (decompose(about_mean(x)) for x in (a, b))
+    between = sweep_of(va, vb, etas)
+    pooled = decompose(about_mean(np.concatenate([a, b])))
     floor = matched_covariance_null(pooled, between.ranks_v.tolist(), between.ranks_w.tolist(), draws=40).mean(axis=0)
-    assert between.overlap == pytest.approx(ceiling, abs=0.1)
     assert (floor < between.overlap - 0.1).all()
     assert (floor > between.haar_mean + 0.02).all()
     # Where nothing varies more than anything else the floor is the Haar expectation.
@@ -227,36 +190,19 @@ def test_ceiling_and_floor_bracket_two_classes_of_one_covariance() -> None:
     assert (np.abs(null.mean(axis=0) - [5 / 30, 10 / 30]) < 3 * errors).all()
 
 
-def test_a_repeated_prompt_weighs_as_two() -> None:
-    states = np.random.default_rng(0).standard_normal((20, 6))
-    counts = np.random.default_rng(1).integers(0, 3, 20)
-    for centred in (True, False):
-        weighted = decompose_activations(states, centred=centred, weights=counts)
-        repeated = decompose_activations(np.repeat(states, counts, axis=0), centred=centred)
-        assert weighted.energies == pytest.approx(repeated.energies)
-        assert mso(weighted.vectors[:, :2], repeated.vectors[:, :2]) == pytest.approx(1)
-
-
 def test_zero_and_undefined_matrices_are_told_apart() -> None:
     zero = decompose(np.zeros((4, 3)))
     full = decompose(np.eye(4, 3))
     assert (zero.state, zero.rank, zero.total) == ("zero", 0, 0.0)
     with pytest.raises(GeometryBenchError, match="zero matrix has no energy"):
-        mso_sweep(zero, full, [0.5])
-    with pytest.raises(GeometryBenchError, match="the update is zero"):
-        energy_kept(full.vectors, np.zeros((4, 3)))
-    with pytest.raises(GeometryBenchError, match=r"model\.layers\.0 holds NaN"):
-        decompose(np.array([[np.nan, 1.0]]), name="model.layers.0")
-    with pytest.raises(GeometryBenchError, match="zero matrix has no singular vectors"):
-        random_k(zero, 0)
+        sweep_of(zero, full, [0.5])
+    with pytest.raises(GeometryBenchError, match=r"the activations' moment holds NaN"):
+        decompose_second_moment(np.full((2, 2), np.nan), 2, name="the activations' moment")
+    with pytest.raises(GeometryBenchError, match="must be a symmetric matrix"):
+        decompose_second_moment(np.triu(np.ones((3, 3))), 5)
     with pytest.raises(GeometryBenchError, match="do not lie in one space"):
-        mso_sweep(full, decompose(np.eye(5)), [0.5])
+        mso_table(full.vectors, np.eye(5))
     with pytest.raises(GeometryBenchError, match=r"must lie in \(0, 1\]"):
         energy_ranks(full, [0.0])
     with pytest.raises(GeometryBenchError, match="axis of a 1-D projection is zero"):
         project_vector(np.zeros(3), np.ones(3), "parallel")
-    with pytest.raises(GeometryBenchError, match="at least two prompts"):
-        decompose_activations(np.ones((1, 3)), centred=True)
-    with pytest.raises(GeometryBenchError, match="k must lie between 0 and 3"):
-        full.basis(4)
-    assert decompose_activations(np.full((7, 3), 0.1), centred=True).state == "zero"

@@ -19,7 +19,6 @@ from geometry_bench.claims.model import Case, NotApplicableError
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.mapped import alike, direction_cosines, inner_products, shared_scores
-from geometry_bench.geometry.transfer import universal_direction
 from geometry_bench.group_lab import DEPTH, GroupLab, block_at
 from geometry_bench.lab import ALIGNMENT, MEAN_LAST_FIVE, RequestSettings
 from geometry_bench.options import OPTIONS, asked_for
@@ -52,6 +51,7 @@ def planted_group(make: Make, members: tuple[str, ...] = ("a", "b", "c"), count:
         return SimpleNamespace(
             layers=LAYERS,
             requests=requests,
+            spec=SubjectSpec(name, alignment="DPO" if name == "c" else "SFT"),
             subject=SimpleNamespace(facts=lambda: facts, tokenizer=tokenizer),
             inputs=lambda *_: {**inputs, "truncated_prompts": 0},
         )
@@ -88,22 +88,51 @@ def rotated() -> GroupLab:
     return planted_group(make)
 
 
-# A map without intercept has to carry the members' common mean, and bends a little for it.
-@pytest.mark.parametrize(("variant", "within"), [("published", 0.06), ("corrected", 1e-3)])
-def test_a_direction_that_is_shared_is_found_through_the_maps(rotated: GroupLab, variant: str, within: float) -> None:
-    found = measure("universal.reference_cosine", rotated, "b", variant)
-    assert found.value == pytest.approx(1.0, abs=within)
+def reliability(prompts: int) -> float:
+    """Cosine of the directions of two halves: the effect's square over it and the noise of both means."""
+    return D_PRIME**2 / (D_PRIME**2 + WIDTH * 2 / (prompts / 2))
+
+
+def test_a_direction_that_is_shared_is_found_through_the_maps(rotated: GroupLab) -> None:
+    found = measure("universal.reference_cosine", rotated, "b")
+    assert found.value == pytest.approx(reliability(COUNT), abs=0.05)
+    assert found.details["halves_of_the_reference"] == pytest.approx(found.value, abs=0.01)
+    assert found.details["same_prompts"] == pytest.approx(1.0, abs=1e-3)
     assert found.null is not None
-    assert found.null.high < 0.5  # labels swapped in one member: nothing is shared
-    assert found.details["any_contrast_mean"] == pytest.approx(
-        1.0, abs=within
-    )  # and yet a perfect map carries anything
-    for case in ("mean", "a", "c"):
-        shared = measure("universal.shared_axis", rotated, case, variant)
-        assert shared.value == pytest.approx(1.0, abs=within)
-    assert shared.details["top_singular_share"] == pytest.approx(1.0, abs=within)
-    assert shared.details["orthogonal_directions"] == pytest.approx(1 / np.sqrt(3) if variant == "published" else 0)
+    assert found.null.mean == pytest.approx(0, abs=0.05)
     assert verdict("universal.reference_cosine", found) is ClaimVerdict.HOLDS
+    for case in ("mean", "a", "c"):
+        shared = measure("universal.shared_axis", rotated, case)
+        assert shared.value == pytest.approx(reliability(COUNT), abs=0.05)
+        assert verdict("universal.shared_axis", shared) is ClaimVerdict.HOLDS
+    assert shared.details["top_singular_share"] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_published_cosines_are_those_of_all_prompts_and_so_is_any_contrast(rotated: GroupLab) -> None:
+    # A map without intercept has to carry the members' common mean, and bends a little for it.
+    found = measure("universal.reference_cosine", rotated, "b", "published")
+    assert found.value == pytest.approx(1.0, abs=0.06)
+    assert found.details["any_contrast_mean"] == pytest.approx(1.0, abs=0.06)
+    shared = measure("universal.shared_axis", rotated, "mean", "published")
+    assert shared.value == pytest.approx(1.0, abs=0.06)
+    assert shared.details["orthogonal_directions"] == pytest.approx(1 / np.sqrt(3))
+
+
+def test_members_that_read_the_same_prompts_agree_about_noise_and_the_corrected_values_do_not() -> None:
+    def no_effect(member: str, role: str, latent: np.ndarray) -> np.ndarray:
+        turned: np.ndarray = latent @ ROTATIONS[member]
+        return turned
+
+    group = planted_group(no_effect, count=60)
+    assert measure("universal.reference_cosine", group, "b", "published").value == pytest.approx(1.0, abs=0.05)
+    for claim, case in (("universal.reference_cosine", "b"), ("universal.shared_axis", "mean")):
+        found = measure(claim, group, case)
+        assert found.details["same_prompts"] == pytest.approx(1.0, abs=0.05)
+        assert found.value == pytest.approx(0, abs=0.3)
+        assert verdict(claim, found) is not ClaimVerdict.HOLDS
+    assert verdict("universal.auroc", measure("universal.auroc", group, "b")) is not ClaimVerdict.HOLDS
+    threshold = measure("universal.no_global_threshold", group)
+    assert verdict("universal.no_global_threshold", threshold) is not ClaimVerdict.HOLDS
 
 
 def test_the_shared_direction_separates_as_its_d_prime_says(rotated: GroupLab) -> None:
@@ -129,7 +158,7 @@ def test_unrelated_directions_share_nothing_once_a_member_is_left_out() -> None:
     assert np.mean(np.square(published)) == pytest.approx(1 / 3, abs=0.01)
     for case in ("mean", "a", "b", "c"):
         corrected = measure("universal.shared_axis", group, case)
-        assert corrected.value == pytest.approx(0, abs=0.05)
+        assert corrected.value == pytest.approx(0, abs=0.1)
         assert verdict("universal.shared_axis", corrected) is not ClaimVerdict.HOLDS
     with pytest.raises(NotApplicableError, match="no member's mapped direction has a cosine above"):
         measure("universal.regime_break", group)
@@ -151,6 +180,13 @@ def test_a_member_whose_few_loud_prompts_turn_its_mean_breaks_the_transfer_in_sp
     assert verdict("universal.regime_break", broken) is ClaimVerdict.HOLDS
     assert any("flips the sign" in note for note in broken.notes)
     assert measure("universal.auroc", group, "c").details["sign"] == -1
+
+
+def test_a_group_of_one_regime_has_no_break_to_show(rotated: GroupLab) -> None:
+    alike = planted_group(lambda member, role, latent: latent, ("a", "b"), 20)
+    with pytest.raises(NotApplicableError, match=r"all members were aligned alike \(sft\)"):
+        measure("universal.regime_break", alike)
+    assert measure("universal.regime_break", rotated).value is not None
 
 
 def test_members_on_other_scales_need_thresholds_of_their_own() -> None:
@@ -179,6 +215,12 @@ def test_a_moderate_penalty_wins_where_maps_are_noisy_and_loses_where_they_are_e
     assert verdict("universal.alignment_error", exact) is ClaimVerdict.FAILS
 
 
+def shared_by(unit: np.ndarray, reference: int) -> np.ndarray:
+    """First right singular vector of unit directions (members, width), signed to agree with the reference."""
+    first: np.ndarray = np.linalg.svd(unit)[2][0]
+    return first * np.sign(first @ unit[reference])
+
+
 def test_inner_products_give_what_the_states_give() -> None:
     generator = np.random.default_rng(0)
     states = [generator.standard_normal((20, 7)) + 5 for _ in range(3)]
@@ -189,10 +231,10 @@ def test_inner_products_give_what_the_states_give() -> None:
         directions = np.array([c @ s for c, s in zip(contrasts[draw], states, strict=True)])
         unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
         assert cosines == pytest.approx(unit @ unit.T)
-        shared = universal_direction(directions, 1).direction(directions)
+        shared = shared_by(unit, 1)
         scores = shared_scores(products, contrasts, 2, reference=1, leave_one_out=False)[draw]
         assert scores == pytest.approx((states[2] - states[1].mean(axis=0)) @ shared)
-        others = universal_direction(directions[:2], 1).direction(directions[:2])
+        others = shared_by(unit[:2], 1)
         assert shared_scores(products, contrasts, 2, reference=1)[draw] == pytest.approx(
             (states[2] - states[1].mean(axis=0)) @ others
         )
@@ -223,7 +265,7 @@ ZOO = "zoo/llama-d64/aligned"
         (
             [("one", ZOO), ("two", "zoo/neox-d64/aligned")],
             "three",
-            "reference three is no member of the group group/mine",
+            "reference three is no member of group/mine",
         ),
         ([("one", ZOO), ("one", "zoo/neox-d64/aligned")], "one", "called 'one' like another one"),
         ([("one", ZOO), ("two", "nowhere/at/all")], "one", "names the model 'nowhere/at/all', but there is no folder"),
@@ -251,7 +293,7 @@ def values(**given: Any) -> dict[str, Any]:
 def test_a_reference_makes_a_group_of_the_models_of_a_run() -> None:
     models = ["zoo/llama-d64/aligned", "zoo/neox-d64/aligned"]
     asked = asked_for(values(model=models, reference=models[1], dtype="float32"))
-    assert [group.id for group in asked.groups] == ["group"]
+    assert [group.id for group in asked.groups] == ["group/run"]
     assert list(asked.groups[0].members) == models
     assert asked.groups[0].members[models[0]].dtype == "float32"
     with pytest.raises(GeometryBenchError, match="has one member"):
@@ -283,7 +325,7 @@ def test_tokenizers_with_nothing_in_common_and_states_without_spread_are_told() 
 
 
 def test_sets_of_ones_own_take_the_place_of_built_in_ones(tmp_path: Path) -> None:
-    for name, count in (("safe", 6), ("unsafe", 1)):
+    for name, count in (("safe", 6), ("unsafe", 1), ("few", 3)):
         rows = "\n".join(f"{name} request {i}" for i in range(count))
         (tmp_path / f"{name}.csv").write_text(f"prompt\n{rows}\n", encoding="utf-8")
     settings = RequestSettings(
@@ -292,8 +334,24 @@ def test_sets_of_ones_own_take_the_place_of_built_in_ones(tmp_path: Path) -> Non
     assert settings.load("safe").name == "safe.csv"
     assert settings.load("safe-unmatched").name == settings.load(ALIGNMENT).name == "safe.csv"
     assert len(settings.load(ALIGNMENT)) == 6
-    wrong = [("unsafe", f"{tmp_path}/unsafe.csv"), ("unsafe", f"{tmp_path}/safe.csv:goal"), ("unsafe", "no-such-set")]
-    for source, sentence in zip(wrong, ("holds 1 request", "no column 'goal'", "There is no prompt set"), strict=True):
+    wrong = [
+        ("unsafe", f"{tmp_path}/unsafe.csv"),
+        ("unsafe", f"{tmp_path}/safe.csv:goal"),
+        ("unsafe", "no-such-set"),
+        ("unsafe", f"{tmp_path}/few.csv"),
+        ("unsafe", "safe"),
+    ]
+    for source, sentence in zip(
+        wrong,
+        (
+            "holds 1 request",
+            "no column 'goal'",
+            "There is no prompt set",
+            "has 3 requests: at least 4",
+            "are the same requests",
+        ),
+        strict=True,
+    ):
         with pytest.raises(GeometryBenchError, match=sentence):
             Run([SubjectSpec(ZOO)], RunSettings(requests=RequestSettings(4, sources=(source,))))
 
@@ -310,14 +368,14 @@ def test_models_of_different_width_depth_and_tokenizer_meet_and_their_records_sa
     records = {case.key: run.record(claim, case, subject) for case, subject in run.targets(claim)}
     assert set(records) == {"mean", "llama", "gpt_neox"}
     record = records["mean"]
-    assert record.subject["id"] == "group"
+    assert record.subject["id"] == "group/run"
     assert record.subject["reference"] == "llama"
     assert record.inputs["depth"] == 0.5
     assert len(record.inputs["requests"]) == 3
     assert record.estimate is not None
     assert {f"at_depth_{depth:.2f}" for depth in (0.17, 0.33, 0.5, 0.67, 0.83, 1.0)} < set(record.estimate.details)
     other = Run([], RunSettings(cache=False, requests=RequestSettings(12)), [group])
-    deeper = other.record(claim, Case("mean"), "group")
+    deeper = other.record(claim, Case("mean"), "group/run")
     assert deeper.estimate is not None
     assert deeper.estimate.value == pytest.approx(record.estimate.details["at_depth_0.67"], abs=1e-5)
     assert deeper.inputs["pack_hash"] != record.inputs["pack_hash"]  # another depth is another measurement

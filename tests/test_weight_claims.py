@@ -32,17 +32,28 @@ def gaussian(role: str, generator: np.random.Generator, shape: tuple[int, ...]) 
     return generator.standard_normal(shape)
 
 
-def planted(folder: Path, delta: Delta, roles: tuple[str, ...] = ("aligned", "useful", "harmful")) -> FamilyLab:
-    """A family whose members differ from their start by ``delta(role, generator, shape)`` in every tensor."""
+def planted(
+    folder: Path,
+    delta: Delta,
+    roles: tuple[str, ...] = ("aligned", "useful", "harmful"),
+    *,
+    step: float = 1e-2,
+    exact_start: bool = False,
+) -> FamilyLab:
+    """A family whose members differ from their start by ``step · delta(role, generator, shape)`` in every tensor."""
     base = tiny_model("llama", folder, name="base", num_hidden_layers=BLOCKS)
     weights = {name: tensor.double() for name, tensor in load_file(base / "model.safetensors").items()}
+    if exact_start:
+        weights = {name: (64 * tensor).round() / 64 for name, tensor in weights.items()}
+        stored = {name: tensor.float() for name, tensor in weights.items()}
+        save_file(stored, base / "model.safetensors", metadata={"format": "pt"})
     text = 'schema = 1\nname = "planted"\n[[members]]\nrole = "base"\nmodel = "base"\n'
     states = {"base": weights}
     for role in roles:
         parent = "base" if role == "aligned" else "aligned"
         generator = np.random.default_rng(sum(role.encode()))
         states[role] = {
-            name: start + 1e-2 * torch.from_numpy(delta(role, generator, tuple(start.shape)))
+            name: start + step * torch.from_numpy(delta(role, generator, tuple(start.shape)))
             for name, start in states[parent].items()
         }
         tiny_model("llama", folder, name=role, num_hidden_layers=BLOCKS)
@@ -135,6 +146,22 @@ def test_a_planted_shared_subspace_gives_its_overlap(tmp_path: Path) -> None:
     assert measure("weights.layer_restricted", family, "aligned").value == pytest.approx(0, abs=0.01)
 
 
+def test_directions_that_an_update_of_low_rank_lacks_are_not_counted_against_it(tmp_path: Path) -> None:
+    def low(role: str, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        if role != "aligned" or len(shape) == 1:
+            return generator.standard_normal(shape)
+        # Whole numbers over a power of two: no rounding adds directions.
+        left, right = generator.integers(-8, 9, (shape[0], 3)), generator.integers(-8, 9, (3, shape[1]))
+        update: np.ndarray = (left @ right).astype(float)
+        return update
+
+    family = planted(tmp_path, low, step=2.0**-7, exact_start=True)
+    assert {one.rank for one in family.readings("aligned")} == {3}
+    energy = measure("weights.energy_linear", family, "useful")
+    assert energy.value == pytest.approx(0, abs=0.03)
+    assert verdict("weights.energy_linear", energy) is ClaimVerdict.HOLDS
+
+
 def test_leaving_a_block_out_is_measuring_without_it(unrelated: FamilyLab) -> None:
     found = measure("weights.mso_above_random", unrelated, "useful-harmful")
     readings = unrelated.readings("aligned")
@@ -154,6 +181,10 @@ def test_the_embedded_family_is_measured_with_every_role() -> None:
     family = FamilyLab(load_family(Path("zoo/llama-d80")), progress=False)
     for claim in (claim for claim in CLAIMS.values() if claim.scope == "family"):
         for case in claim.cases:
+            if case.key == "dpo-useful-harmful":  # nothing was fine-tuned from the model tuned by DPO
+                with pytest.raises(NotApplicableError, match="this pair has nothing to do with it"):
+                    claim.measure(family, case)
+                continue
             for estimate in claim.measure(family, case).values():
                 assert estimate.null is not None
                 assert estimate.low is not None

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geometry_bench.activations.pooling import Pooling
-from geometry_bench.claims.model import Case, Claim, Estimates, NotApplicableError, Source
+from geometry_bench.claims.model import Case, Claim, Estimates, NotApplicableError
+from geometry_bench.claims.sources import SAFETY_SUBSPACES
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.groups import (
     GroupSums,
@@ -35,13 +37,6 @@ from geometry_bench.geometry.subspaces import matched_covariance_null
 from geometry_bench.lab import FEWEST_GROUPS, GROUPS, MEAN, MEAN_KEPT, Grouped, Lab
 from geometry_bench.records.schema import Estimate, Null, Variant
 from geometry_bench.records.verdicts import Criterion
-
-SOURCE = Source(
-    id="safety_subspaces",
-    letter="D",
-    citation="Safety Subspaces are Not Linearly Distinct: A Fine-Tuning Case Study (ICLR 2026)",
-    resolution=0.01,
-)
 
 SHARES = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 """η: shares of the energy that subspaces hold."""
@@ -243,7 +238,7 @@ class Trio:
         return np.mean(one, axis=0), np.mean(two, axis=0)
 
     def dealt_anew(self) -> Array:
-        """The difference of :func:`_difference` when groups are dealt anew among the sets, (draws,)."""
+        """The difference of :func:`_difference` when groups are dealt anew among the sets, (draws,); centred: above Haar."""
         rows = []
         for block in self.window:
             sums = self.sums(block)
@@ -252,7 +247,8 @@ class Trio:
             row = []
             for dealt in dealt_anew(sums.sets, draws=DEALS, seed=SEED):
                 parts = [self.leading(sums, (dealt == number).astype(np.float64)) for number in range(3)]
-                row.append([overlaps(parts[a], parts[b], sums.width)[0].mean() for a, b in _PAIRS])
+                pairs = [overlaps(parts[a], parts[b], sums.width) for a, b in _PAIRS]
+                row.append([(found - haar * self.centred).mean() for found, haar in pairs])
             rows.append(row)
         return _difference(np.mean(rows, axis=0))
 
@@ -315,13 +311,10 @@ def _above_random(lab: Lab, pair: int, variant: Variant) -> Estimate:
         **_curve("haar", found.curve(found.haar, pair)),
         **found.facts,
     }
-    return Estimate(
-        value=value,
-        error=interval.error,
-        low=interval.low,
-        high=interval.high,
-        n=len(left),
-        leave_one_out=[float(x) for x in left],
+    return Estimate.of(
+        value,
+        interval,
+        left,
         profile=_profile(lab, found, excess[pair].mean(axis=1)),
         null=Null.of("random subspaces with the covariance of both sets", drawn - haar, value),
         details=details,
@@ -352,27 +345,26 @@ def refusal_counterpart(lab: Lab, case: Case) -> Estimates:
 
 def _not_higher(lab: Lab, names: tuple[str, ...], choose: Choose, variant: Variant, **more: float) -> Estimate:
     trio, found = _trio(lab, names, choose, variant)
-    values, haar = found.mean(found.overlap), found.mean(found.haar)
-    value = float(_difference(values))
-    left = _difference(found.left_out)
+    overlap, left = found.overlap, _difference(found.left_out)
+    if variant == "corrected":  # a set that fills more dimensions overlaps more with any other
+        overlap, left = overlap - found.haar, _difference(found.left_out - found.haar_left_out)
+    values = found.mean(found.overlap)
+    value = float(_difference(found.mean(overlap)))
     interval = jackknife_interval(value, left)
-    curves = [found.curve(found.overlap, pair) for pair in range(3)]
+    curves = [found.curve(overlap, pair) for pair in range(3)]
     curve = {share: float(_difference(np.array([one[share] for one in curves]))) for share in SHARES}
     details: dict[str, float | None] = {
         **{f"overlap_{names[a]}_{names[b]}": float(x) for (a, b), x in zip(_PAIRS, values, strict=True)},
-        "haar": float(_difference(haar)),
+        "haar": float(_difference(found.mean(found.haar))),
         **_curve("difference", curve),
         **found.facts,
         **more,
     }
-    return Estimate(
-        value=value,
-        error=interval.error,
-        low=interval.low,
-        high=interval.high,
-        n=len(left),
-        leave_one_out=[float(x) for x in left],
-        profile=_profile(lab, found, _difference(np.moveaxis(found.overlap.mean(axis=2), 0, -1))),
+    return Estimate.of(
+        value,
+        interval,
+        left,
+        profile=_profile(lab, found, _difference(np.moveaxis(overlap.mean(axis=2), 0, -1))),
         null=Null.of("groups of topics dealt anew among the sets", trio.dealt_anew(), value),
         details=details,
         notes=_notes(lab, names),
@@ -384,84 +376,74 @@ def _not_higher(lab: Lab, names: tuple[str, ...], choose: Choose, variant: Varia
 _NOT_ABOVE = Criterion(sign=-1, beyond_null=False)
 _EARLY = (Pooling("mean_first", EARLY), Pooling("mean_first", EARLY, skip_sinks=True))
 
+_CHAT: dict[str, Any] = {
+    "needs": ("model",),
+    "metric": "overlap",
+    "smallest_change": 0.05,
+    "messages": (),
+    "conditions": (),
+    "rendering": "chat",
+}
+"""What all claims of this module have in common."""
+
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="activations.mso_above_random",
         version=1,
-        source=SOURCE,
+        source=SAFETY_SUBSPACES,
         where="overlap of activation subspaces by η, averaged over the window of layers",
         statement="Activations of useful and harmful requests, and of two kinds of harmful requests, overlap more than "
         "random subspaces do.",
         measure=mso_above_random,
         null="random subspaces that prefer the directions in which both sets vary; the ceiling is the overlap of halves of "
         "one set",
-        needs=("model",),
         cases=tuple(Case(pair) for pair in PAIRS),
         published_criterion=Criterion(beyond_null=False),
-        metric="overlap",
-        smallest_change=0.05,
-        messages=(),
-        conditions=(),
         sets=SETS,
-        rendering="chat",
         poolings=(MEAN, MEAN_KEPT),
+        **_CHAT,
     ),
     Claim(
         id="activations.harmful_pair_not_higher",
         version=1,
-        source=SOURCE,
+        source=SAFETY_SUBSPACES,
         where="order of the overlaps by η, averaged over the window of layers",
         statement="Two harmful sets do not overlap more than a harmful and a useful one.",
         measure=harmful_pair_not_higher,
         null="groups of topics dealt anew among the sets",
-        needs=("model",),
         criterion=_NOT_ABOVE,
         published_criterion=_NOT_ABOVE,
-        metric="overlap",
-        smallest_change=0.05,
-        messages=(),
-        conditions=(),
         sets=SETS,
-        rendering="chat",
         poolings=(MEAN, MEAN_KEPT),
+        **_CHAT,
     ),
     Claim(
         id="activations.early_tokens",
         version=1,
-        source=SOURCE,
+        source=SAFETY_SUBSPACES,
         where="the same for early token windows",
         statement=f"The same in the first {EARLY} tokens in which requests differ.",
         measure=early_tokens,
         null="groups of topics dealt anew among the sets",
-        needs=("model",),
         cases=(Case(f"first-{EARLY}"),),
         criterion=_NOT_ABOVE,
         published_criterion=_NOT_ABOVE,
-        metric="overlap",
-        smallest_change=0.05,
-        messages=(),
-        conditions=(),
         sets=SETS,
-        rendering="chat",
         poolings=_EARLY,
+        **_CHAT,
     ),
     Claim(
         id="activations.refusal_counterpart",
         version=1,
-        source=SOURCE,
+        source=SAFETY_SUBSPACES,
         where="the same with refusal-style benign prompts",
         statement="Two harmful sets do not overlap more than a harmful one and benign requests that look harmful.",
         measure=refusal_counterpart,
         null="groups of topics dealt anew among the sets",
-        needs=("model",),
         criterion=_NOT_ABOVE,
         published_criterion=_NOT_ABOVE,
-        metric="overlap",
-        smallest_change=0.05,
-        messages=(),
-        conditions=(),
         sets=COUNTERPART_SETS,
-        rendering="chat",
         poolings=(MEAN, MEAN_KEPT),
+        **_CHAT,
     ),
 )

@@ -100,13 +100,10 @@ def _early(lab: Lab, variant: Variant, rule: str, test: str) -> Estimate:
         "onset_block": None if onset is None else float(onset),
         "onset_depth": None if onset is None else onset / lab.layers,
     }
-    return Estimate(
-        value=value,
-        error=interval.error,
-        low=interval.low,
-        high=interval.high,
-        n=len(left_out),
-        leave_one_out=[float(x) for x in left_out],
+    return Estimate.of(
+        value,
+        interval,
+        left_out,
         layer=block,
         profile=[float(x) for x in curve],
         null=null,

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from geometry_bench.claims.detection import CASES as DETECTION_CASES
 from geometry_bench.claims.detection import SETS as DETECTION_SETS
 from geometry_bench.claims.detection import early
-from geometry_bench.claims.model import Case, Claim, Estimates, NotApplicableError, Source
+from geometry_bench.claims.model import Case, Claim, Estimates, NotApplicableError
 from geometry_bench.claims.requests import SEED, VARIANTS, Classes, classes, notes, sets_of
+from geometry_bench.claims.sources import MAGNITUDE_VARIANCE
 from geometry_bench.geometry.clusters import permuted_labels
 from geometry_bench.geometry.directions import Array, cosine
 from geometry_bench.geometry.magnitude import (
@@ -35,13 +36,6 @@ from geometry_bench.lab import LAST_KEPT, MEAN, MEAN_KEPT, NEUTRAL, Lab
 from geometry_bench.records.published import FigureSubject
 from geometry_bench.records.schema import Estimate, Null, Variant
 from geometry_bench.records.verdicts import Criterion
-
-SOURCE = Source(
-    id="magnitude_variance",
-    letter="C",
-    citation="Day 1: I thought I had found direction. I instead found magnitude (2026)",
-    resolution=0.01,
-)
 
 DRAWS = 400
 """Bootstrap draws, permutations and groups of neutral topics."""
@@ -111,13 +105,10 @@ def _estimate(
     details: Mapping[str, float | None],
 ) -> Estimate:
     both = classes(lab, variant)
-    return Estimate(
-        value=value,
-        error=interval.error,
-        low=interval.low,
-        high=interval.high,
-        n=len(left_out),
-        leave_one_out=_floats(left_out),
+    return Estimate.of(
+        value,
+        interval,
+        left_out,
         layer=layer,
         profile=_floats(profile),
         null=null,
@@ -352,7 +343,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="magnitude.peak_depth",
         version=1,
-        source=SOURCE,
+        source=MAGNITUDE_VARIANCE,
         where="L2 distance of the class means by layer",
         statement="Safe and harmful requests lie farthest apart at 60 to 70 % of the depth.",
         measure=peak_depth,
@@ -371,7 +362,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="magnitude.parallel_means",
         version=1,
-        source=SOURCE,
+        source=MAGNITUDE_VARIANCE,
         where="cosine of the class means by layer",
         statement="Means of safe and harmful requests stay parallel (cosine above 0.99) until the last layers; centred: "
         "without the mean that all prompts share.",
@@ -393,7 +384,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="magnitude.variance_inversion",
         version=1,
-        source=SOURCE,
+        source=MAGNITUDE_VARIANCE,
         where="variance per class at the peak layer",
         statement="Harmful requests lie closer together than safe ones: the variance of safe over that of harmful ones is "
         "above 1.",
@@ -413,7 +404,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="magnitude.norm_gap",
         version=1,
-        source=SOURCE,
+        source=MAGNITUDE_VARIANCE,
         where="norms of the two classes by layer",
         statement="Activations of safe requests are larger than those of harmful ones until the last layers.",
         measure=norm_gap,
@@ -429,7 +420,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="detection.early",
         version=1,
-        source=SOURCE,
+        source=MAGNITUDE_VARIANCE,
         where="proposal: early detection as convergence",
         statement="Harm can be detected early: a third of the way through, harmful requests are told from safe ones by "
         "projection on the direction or closeness to the harmful cluster, rather than as outliers of the safe requests.",

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from geometry_bench.claims.model import Case, Claim, Estimates, NotApplicableError, Panel
-from geometry_bench.claims.safety_compassion import SOURCE
+from geometry_bench.claims.sources import SAFETY_COMPASSION
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.resampling import jackknife_interval, permutation_p
 from geometry_bench.records.published import alignment_group_of
@@ -102,13 +102,10 @@ def _estimate(
     interval = (
         jackknife_interval(value, np.array(left_out), correlation=correlation) if np.isfinite(left_out).all() else None
     )
-    return Estimate(
-        value=value,
-        error=interval.error if interval else None,
-        low=interval.low if interval else None,
-        high=interval.high if interval else None,
-        n=len(left_out),
-        leave_one_out=list(left_out),
+    return Estimate.of(
+        value,
+        interval,
+        left_out,
         null=null,
         details=details,
     )
@@ -127,7 +124,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="panel.alignment_method",
         version=1,
-        source=SOURCE,
+        source=SAFETY_COMPASSION,
         where="discussion of alignment methods",
         statement="Subjects trained by DPO or RLHF lie below supervised ones on safety-baseline, and high safety-compassion "
         "goes with non-negative safety-baseline.",

@@ -17,6 +17,9 @@ from geometry_bench.prompts.sets import RequestSet
 from geometry_bench.records.schema import Variant
 
 SEED = 0
+FEWEST = 4
+"""Requests of a class, so that each half of a held-out split keeps one when another is left out."""
+
 VARIANTS: tuple[Variant, ...] = ("published", "corrected")
 
 _SETS: dict[Variant, tuple[str, str]] = {
@@ -45,13 +48,18 @@ class Labelled:
         """The two sets, one after the other.
 
         Raises:
-            GeometryBenchError: a class has fewer than two requests.
+            GeometryBenchError: a class has too few requests, or both are the same set.
         """
         for name, requests in (("safe", safe), ("harmful", harmful)):
-            if len(requests) < 2:
+            if len(requests) < FEWEST:
                 raise GeometryBenchError(
-                    f"The {name} class ({requests.name}) has {len(requests)} requests: at least two are needed, add some."
+                    f"The {name} class ({requests.name}) has {len(requests)} requests: at least {FEWEST} are needed, since "
+                    "intervals leave some out; add requests, or draw more with --requests."
                 )
+        if safe.hash == harmful.hash:
+            raise GeometryBenchError(
+                f"The safe and the harmful class are the same requests ({safe.name} and {harmful.name}): name two sets."
+            )
         drawn = [*safe.requests, *harmful.requests]
         return cls(
             labels=np.repeat([False, True], [len(safe), len(harmful)]),

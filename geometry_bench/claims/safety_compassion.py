@@ -10,16 +10,10 @@ from collections.abc import Callable
 
 from geometry_bench.claims import compassion, safety
 from geometry_bench.claims.axes import BENIGN, PAIRS, SUFFERING, TRADITIONS, MessageSet, final_figure
-from geometry_bench.claims.model import Case, Claim, Source
+from geometry_bench.claims.model import Case, Claim
+from geometry_bench.claims.sources import SAFETY_COMPASSION
 from geometry_bench.records.published import PublishedSubject
 from geometry_bench.records.verdicts import Criterion
-
-SOURCE = Source(
-    id="safety_compassion",
-    letter="A",
-    citation="Safety and Compassion Geometry Across Models (2026)",
-    resolution=0.01,  # bfloat16 cosines
-)
 
 
 def pair_figure(messages: MessageSet, *names: str) -> Callable[[PublishedSubject, Case], float | None]:
@@ -38,7 +32,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="compassion.cross_tradition_cosine",
         version=1,
-        source=SOURCE,
+        source=SAFETY_COMPASSION,
         where="cross-tradition table, final block",
         statement="Axes of any two contemplative traditions have a positive cosine.",
         measure=compassion.cross_tradition,
@@ -49,7 +43,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="compassion.secular_divergence",
         version=1,
-        source=SOURCE,
+        source=SAFETY_COMPASSION,
         where="cross-tradition table, secular column",
         statement="Secular empathy stands apart from the contemplative cluster: its axis is farther from the traditions "
         "than they are from each other.",
@@ -60,7 +54,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="compassion.tightest_pair",
         version=1,
-        source=SOURCE,
+        source=SAFETY_COMPASSION,
         where="discussion of the cross-tradition table",
         statement="One pair of traditions is closest, and which one depends on the model.",
         measure=compassion.tightest_pair,
@@ -72,7 +66,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="compassion.unified_axis",
         version=1,
-        source=SOURCE,
+        source=SAFETY_COMPASSION,
         where="unified axis (Apertus)",
         statement="The mean contemplative axis represents each tradition.",
         measure=compassion.unified_axis,
@@ -83,7 +77,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="safety.compassion_alignment",
         version=1,
-        source=SOURCE,
+        source=SAFETY_COMPASSION,
         where="safety table, safety-compassion column",
         statement="The safety axis is partly aligned with the compassion axis.",
         measure=safety.compassion_alignment,
@@ -94,7 +88,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="safety.tradition_alignment",
         version=1,
-        source=SOURCE,
+        source=SAFETY_COMPASSION,
         where="follows from the safety table for the other traditions",
         statement="The safety axis is partly aligned with the axis of each other tradition and with their mean.",
         measure=safety.tradition_alignment,
@@ -105,7 +99,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="safety.baseline_sign",
         version=1,
-        source=SOURCE,
+        source=SAFETY_COMPASSION,
         where="safety table, safety-baseline column",
         statement="Safety opposes the model's default after DPO or RLHF, and does not after supervised fine-tuning alone.",
         measure=safety.baseline_sign,
@@ -118,7 +112,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="safety.strict_agreement",
         version=1,
-        source=SOURCE,
+        source=SAFETY_COMPASSION,
         where="safety axes",
         statement="A moderate and a strict safety prompt give one direction.",
         measure=safety.strict_agreement,
@@ -129,7 +123,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="safety.layer_profile",
         version=1,
-        source=SOURCE,
+        source=SAFETY_COMPASSION,
         where="per-layer safety-baseline figures",
         statement="The sign of safety-baseline is the same over the analysis layers; the last block makes the largest step.",
         measure=safety.layer_profile,
@@ -142,7 +136,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="safety.dimensionality",
         version=1,
-        source=SOURCE,
+        source=SAFETY_COMPASSION,
         where="open question of the discussion",
         statement="Safety is closer to one direction than unrelated instructions are: axes of many safety prompts share a "
         "larger first component.",
@@ -157,7 +151,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="safety.prompt_sensitivity",
         version=1,
-        source=SOURCE,
+        source=SAFETY_COMPASSION,
         where="companion note on mantras",
         statement="The figure keeps its sign without any one message, on the other set, and without opening formulas.",
         measure=safety.prompt_sensitivity,

@@ -16,17 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from geometry_bench.claims.activation_overlap import SOURCE
 from geometry_bench.claims.model import Case, Claim, Estimates, NotApplicableError
 from geometry_bench.claims.requests import SEED, VARIANTS
+from geometry_bench.claims.sources import SAFETY_SUBSPACES
 from geometry_bench.family_lab import ALIGNMENT, PAIRS, SHARES, STARTS, TASKS, THRESHOLDS, FamilyLab, Reading
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.resampling import jackknife_interval
+from geometry_bench.geometry.subspaces import Rule
 from geometry_bench.records.schema import Estimate, Null, Variant
 from geometry_bench.records.verdicts import Criterion
 
 ALIKE = 0.05
 """Shares of energy that differ by less than this on average are called alike: the source shows curves, no figures."""
+
+_INNER = slice(1, -1)
+"""ρ between the ends of the sweep."""
 
 PERCENTILES = (0.70, 0.80, 0.85)
 DRAWS = 400
@@ -42,6 +46,15 @@ def readings(family: FamilyLab, start: str) -> tuple[Reading, ...]:
             f"{lacking.rstrip('.')}; name one in the manifest, or make it with `geometry-bench family build`"
         )
     return family.readings(start)
+
+
+def _stand_in(family: FamilyLab, start: str) -> str | None:
+    """Which model the fine-tunes start from where it is not the one whose update is the alignment."""
+    if family.lacks(start) is not None:
+        return None
+    pairs = family.members(start)
+    tasks, aligned = pairs[TASKS[0]][0].name, pairs[ALIGNMENT][1].name
+    return None if tasks == aligned else f"fine-tunes start from {tasks}, not from {aligned}"
 
 
 def percentile_layers(layers: int) -> tuple[int, ...]:
@@ -66,34 +79,30 @@ def _estimate(
     null: Null | Callable[[float], Null],
     details: dict[str, float | None],
     *,
-    units: Callable[[Reading], Any] = lambda reading: reading.layer,
+    by_kind: bool = False,
 ) -> Estimate:
-    """A statistic of matrices, with units of them left out one at a time."""
-    names = list(dict.fromkeys(units(one) for one in chosen))
+    """A statistic of matrices, with one block left out at a time, or one kind of matrix in all blocks."""
+    units = [one.kind if by_kind else one.layer for one in chosen]
+    names = list(dict.fromkeys(units))
     if len(names) < 2:
-        raise NotApplicableError(f"the matrices belong to {len(names)} unit only: an interval needs two or more")
+        raise NotApplicableError("there is one block or kind of matrix only: an interval needs two or more")
     value = statistic(chosen)
-    left_out = [statistic([one for one in chosen if units(one) != name]) for name in names]
+    left_out = [statistic([one for one, unit in zip(chosen, units, strict=True) if unit != name]) for name in names]
     interval = jackknife_interval(value, np.array(left_out))
     blocks = sorted({one.layer for one in chosen if one.layer is not None})
     profile: list[float | None] = []
-    if units(chosen[0]) == chosen[0].layer and blocks:
+    if not by_kind and blocks:
         of_block = {block: statistic([one for one in chosen if one.layer == block]) for block in blocks}
         profile = [of_block.get(block) for block in range(blocks[-1] + 1)]
-    pairs = family.members(start)
-    from_elsewhere = pairs[TASKS[0]][0].name != pairs[ALIGNMENT][1].name
-    note = f"fine-tunes start from {pairs[TASKS[0]][0].name}, not from {pairs[ALIGNMENT][1].name}"
-    return Estimate(
-        value=value,
-        error=interval.error,
-        low=interval.low,
-        high=interval.high,
-        n=len(left_out),
-        leave_one_out=[float(x) for x in left_out],
+    stand_in = _stand_in(family, start)
+    return Estimate.of(
+        value,
+        interval,
+        left_out,
         profile=profile or None,
         null=null(value) if callable(null) else null,
         details={**details, "matrices": float(len(chosen))},
-        notes=[note] if from_elsewhere else [],
+        notes=[stand_in] if stand_in else [],
     )
 
 
@@ -101,50 +110,62 @@ def _estimate(
 
 
 def energy_linear(family: FamilyLab, case: Case) -> Estimates:
-    """Energy kept by Top-K: its largest distance from the controls (published), its mean excess over k/rows (corrected)."""
+    """Energy kept by Top-K: its largest distance from the two controls (published), its excess over k/rows (corrected).
+
+    The excess is a mean over ρ from 0.25 to 0.75 and the blocks' matrices: at either end of the sweep all bases are alike,
+    and embeddings overlap because all updates touch the rows of the same tokens.
+    """
     start, task = case.parameters
     return {variant: _energy(family, start, task, variant) for variant in VARIANTS}
 
 
 def _energy(family: FamilyLab, start: str, task: str, variant: Variant) -> Estimate:
     every = list(readings(family, start))
+    blocks = [one for one in every if one.layer is not None]
+    outside = [one for one in every if one.layer is None]
+
+    def excess(chosen: Sequence[Reading], basis: str = "top") -> Array:
+        """Mean over matrices of the energy beyond k/rows, (..., shares)."""
+        curves = [one.energy[task, "round"] for one in chosen]
+        mean: Array = np.mean([getattr(curve, basis) - curve.expected for curve in curves], axis=0)
+        return mean
 
     def gap(chosen: Sequence[Reading]) -> float:
-        curves = [one.energy[task, "round"] for one in chosen]
-        means = np.array(
-            [
-                np.mean([c.top for c in curves], axis=0),
-                np.mean([c.random_k.mean(axis=0) for c in curves], axis=0),
-                np.mean([c.random.mean(axis=0) for c in curves], axis=0),
-            ]
-        )
-        return float(np.ptp(means, axis=0).max())
+        bases = [excess(chosen), *(excess(chosen, basis).mean(axis=0) for basis in ("random_k", "random"))]
+        return float(np.ptp(bases, axis=0).max())
 
-    def excess(chosen: Sequence[Reading]) -> float:
-        return float(np.mean([one.energy[task, "round"].top - one.energy[task, "round"].expected for one in chosen]))
-
-    random = np.array([one.energy[task, "round"].random - one.energy[task, "round"].expected for one in every])
-    by_draw = random.mean(axis=0)  # (draws, shares), mean over matrices
+    def inner(chosen: Sequence[Reading]) -> float:
+        return float(excess(chosen)[_INNER].mean())
 
     def null(value: float) -> Null:
-        draws = by_draw.mean(axis=1) if variant == "corrected" else np.abs(by_draw).max(axis=1)
+        drawn = excess(every if variant == "published" else blocks, "random")  # (draws, shares)
+        draws = np.abs(drawn).max(axis=1) if variant == "published" else drawn[:, _INNER].mean(axis=1)
         return Null.of("random bases of equal dimension", draws, value)
 
-    details: dict[str, float | None] = {}
-    for rule in ("round", "floor"):
-        curves = [one.energy[task, rule] for one in every]
-        for name, rows in (
-            ("top", [c.top for c in curves]),
-            ("random_k", [c.random_k.mean(axis=0) for c in curves]),
-            ("random", [c.random.mean(axis=0) for c in curves]),
-            ("dimensions", [c.expected for c in curves]),
-        ):
+    details = _curves(every, task) | {
+        "largest_gap": gap(every),
+        "excess_outside_blocks": inner(outside) if outside else None,
+        "vectors_energy": family.vector_energy(start, task),
+        "alignment_rank": float(np.mean([one.rank for one in every])),
+    }
+    if variant == "published":
+        return _estimate(family, start, every, gap, null, details)
+    if not blocks:
+        raise NotApplicableError("no matrix of a decoder block is changed by all updates")
+    return _estimate(family, start, blocks, inner, null, details)
+
+
+def _curves(readings: Sequence[Reading], task: str) -> dict[str, float | None]:
+    """Mean energy kept at each ρ by every basis, with k rounded and, marked so, rounded down."""
+    found: dict[str, float | None] = {}
+    marks: dict[Rule, str] = {"round": "", "floor": "_floor"}
+    names = {"top": "top", "random_k": "random_k", "random": "random", "expected": "dimensions"}
+    for rule, mark in marks.items():
+        for basis, name in names.items():
+            rows = [np.atleast_2d(getattr(one.energy[task, rule], basis)).mean(axis=0) for one in readings]
             means = np.mean(rows, axis=0)
-            marks = "" if rule == "round" else "_floor"
-            details |= {f"{name}{marks}_{share:g}": float(x) for share, x in zip(SHARES, means, strict=True)}
-    details["largest_gap"] = gap(every)
-    details["vectors_energy"] = family.vector_energy(start, task)
-    return _estimate(family, start, every, gap if variant == "published" else excess, null, details)
+            found |= {f"{name}{mark}_{share:g}": float(x) for share, x in zip(SHARES, means, strict=True)}
+    return found
 
 
 def layer_restricted(family: FamilyLab, case: Case) -> Estimates:
@@ -158,24 +179,25 @@ def _layer_restricted(family: FamilyLab, start: str, variant: Variant) -> Estima
     if not chosen:
         raise NotApplicableError("no matrix of a decoder block is changed by all updates")
 
-    def differences(matrices: Sequence[Reading], basis: str) -> dict[int, Array]:
-        """Block -> energy of harmful less useful at each ρ, (draws, shares), mean over the block's matrices."""
-        by_block: dict[int, list[Array]] = {}
+    def by_block(matrices: Sequence[Reading], basis: str) -> dict[int, Array]:
+        """Block -> energy kept of harmful less of useful, mean over ρ and the block's matrices, (draws,)."""
+        rows: dict[int, list[Array]] = {}
         for one in matrices:
             harmful, useful = (
                 np.atleast_2d(getattr(one.energy[task, "round"], basis)) for task in ("harmful", "useful")
             )
-            by_block.setdefault(int(one.layer or 0), []).append(harmful - useful)
-        return {block: np.mean(rows, axis=0) for block, rows in by_block.items()}
+            rows.setdefault(int(one.layer or 0), []).append((harmful - useful).mean(axis=1))
+        return {block: np.mean(values, axis=0) for block, values in rows.items()}
 
     def largest(matrices: Sequence[Reading]) -> float:
-        return max(float(np.abs(rows).mean()) for rows in differences(matrices, "top").values())
+        return float(np.abs(list(by_block(matrices, "top").values())).max())
 
-    random = differences(chosen, "random")
-    draws = np.max([np.abs(rows).mean(axis=1) for rows in random.values()], axis=0)
-    per_block = {f"block_{block}": float(rows.mean()) for block, rows in sorted(differences(chosen, "top").items())}
-    null = Null.of("random bases of equal dimension", draws, largest(chosen))
-    return _estimate(family, start, chosen, largest, null, dict(per_block), units=lambda one: one.kind)
+    random = np.array(list(by_block(chosen, "random").values()))
+    null = Null.of("random bases of equal dimension", np.abs(random).max(axis=0), largest(chosen))
+    details: dict[str, float | None] = {
+        f"block_{block}": float(value[0]) for block, value in sorted(by_block(chosen, "top").items())
+    }
+    return _estimate(family, start, chosen, largest, null, details, by_kind=True)
 
 
 # Overlap
@@ -184,6 +206,11 @@ def _layer_restricted(family: FamilyLab, start: str, variant: Variant) -> Estima
 def mso_above_random(family: FamilyLab, case: Case) -> Estimates:
     """MSO of two updates less its Haar expectation, mean over thresholds and matrices (published: three layers)."""
     start, *pair = case.parameters
+    if start == "dpo" and ALIGNMENT not in pair and _stand_in(family, start):
+        raise NotApplicableError(
+            "nothing was fine-tuned from the model tuned by DPO, so this pair has nothing to do with it; add useful and "
+            "harmful members that start from it"
+        )
     return {variant: _mso(family, start, (pair[0], pair[1]), variant) for variant in VARIANTS}
 
 
@@ -281,7 +308,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="weights.energy_linear",
         version=1,
-        source=SOURCE,
+        source=SAFETY_SUBSPACES,
         where="figures of the energy kept over the SVD fraction",
         statement="The energy of a fine-tuning update that a subspace keeps grows with its dimension alone: Top-K "
         "directions of the alignment update keep as much as random ones do (within 0.05).",
@@ -297,7 +324,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="weights.mso_above_random",
         version=1,
-        source=SOURCE,
+        source=SAFETY_SUBSPACES,
         where="figures of MSO between updates",
         statement="Useful, harmful and alignment updates overlap pairwise more than random subspaces of their "
         "dimensions do.",
@@ -311,7 +338,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="weights.mso_order",
         version=1,
-        source=SOURCE,
+        source=SAFETY_SUBSPACES,
         where="figures of MSO between updates",
         statement="The harmful update never overlaps most with the alignment update: another pair overlaps more.",
         measure=mso_order,
@@ -326,7 +353,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="weights.layer_restricted",
         version=1,
-        source=SOURCE,
+        source=SAFETY_SUBSPACES,
         where="appendix: projections of single layers",
         statement="No single layer's Top-K directions tell a harmful update from a useful one: the energies that they keep "
         "differ by less than 0.05.",
@@ -342,7 +369,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="weights.dpo",
         version=1,
-        source=SOURCE,
+        source=SAFETY_SUBSPACES,
         where="appendix: safety tuning by DPO",
         statement="With safety tuning by DPO too, updates overlap pairwise more than random subspaces do.",
         measure=mso_above_random,

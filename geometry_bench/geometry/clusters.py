@@ -143,21 +143,3 @@ def permuted_labels(labels: Array, clusters: Clusters = None, *, draws: int = 10
     for prompts in mixed:
         drawn[:, prompts] = generator.permuted(np.tile(flags[prompts], (draws, 1)), axis=1)
     return drawn
-
-
-def random_groups(labels: Array, groups: int, *, seed: int = 0) -> NDArray[np.int64]:
-    """Prompts dealt at random into ``groups`` groups with both classes in each, (prompts,): for a jackknife by groups.
-
-    Where no topics are known, leaving one of forty groups out costs less than leaving out one of six hundred prompts and
-    estimates the same error.
-    """
-    flags = two_classes(labels)
-    smaller = int(min(flags.sum(), (~flags).sum()))
-    if not 2 <= groups <= smaller:
-        raise GeometryBenchError(f"prompts can be dealt into 2 to {smaller} groups, not {groups}")
-    generator = np.random.default_rng(seed)
-    codes = np.empty(len(flags), dtype=np.int64)
-    for value in (False, True):
-        members = generator.permutation(np.flatnonzero(flags == value))
-        codes[members] = np.arange(len(members)) % groups
-    return codes

@@ -21,7 +21,7 @@ from geometry_bench.geometry.clusters import (
     two_classes,
 )
 from geometry_bench.geometry.directions import Array, cosine
-from geometry_bench.geometry.moments import Moments, about_mean, moments_of
+from geometry_bench.geometry.moments import about_mean
 from geometry_bench.geometry.resampling import Interval, jackknife_interval, percentile_interval
 
 
@@ -61,26 +61,6 @@ class Profiles:
     def norm_gap(self) -> Array:
         """Mean norm of safe less that of harmful prompts."""
         return self.safe_norm - self.harmful_norm
-
-
-def profiles_of_moments(safe: Moments, harmful: Moments, neutral: Array | None = None) -> Profiles:
-    """The profiles (layers,) from streamed moments; ``neutral`` is a mean (layers, width)."""
-    if safe.mean.shape != harmful.mean.shape:
-        raise GeometryBenchError("the two classes differ in layers or width: capture both from the same model")
-    return Profiles(
-        distance=np.linalg.norm(safe.mean - harmful.mean, axis=-1),
-        cosine=cosine(safe.mean, harmful.mean),
-        centred_cosine=None if neutral is None else cosine(safe.mean - neutral, harmful.mean - neutral),
-        safe_variance=safe.variance().mean(axis=-1),
-        harmful_variance=harmful.variance().mean(axis=-1),
-        safe_norm=safe.norm_mean,
-        harmful_norm=harmful.norm_mean,
-    )
-
-
-def profiles(safe: Array, harmful: Array, neutral: Array | None = None) -> Profiles:
-    """The profiles (layers,) of two classes of states (prompts, layers, width)."""
-    return profiles_of_moments(moments_of(safe), moments_of(harmful), neutral)
 
 
 def _class_statistics(layer: Array, norms: Array, weights: Array) -> tuple[Array, Array, Array]:
@@ -194,14 +174,6 @@ def variance_permutation(
     greater = (1 + int((null >= ratio * (1 - 1e-12)).sum())) / (1 + draws)
     extreme = (1 + int((np.abs(np.log(null)) >= abs(np.log(ratio)) - 1e-12).sum())) / (1 + draws)
     return PermutationTest(ratio, greater, extreme, null)
-
-
-def distances(states: Array, centroid: Array) -> Array:
-    """Euclidean distance of each prompt's state to a centroid: (prompts, ..., width) and (..., width) -> (prompts, ...)."""
-    values: Array = np.linalg.norm(
-        np.asarray(states, dtype=np.float64) - np.asarray(centroid, dtype=np.float64), axis=-1
-    )
-    return values
 
 
 @dataclass(frozen=True)

@@ -49,20 +49,43 @@ def direction_cosines(products: Array, contrasts: Array) -> Array:
 
     GeometryBenchError where a direction is zero.
     """
-    cosines, _ = _cosines(products, contrasts)
+    cosines = crossed_cosines(products, contrasts, contrasts)
+    cosines = (cosines + cosines.transpose(0, 2, 1)) / 2
+    cosines[:, range(len(products)), range(len(products))] = 1.0
     return cosines
 
 
-def _cosines(products: Array, contrasts: Array) -> tuple[Array, Array]:
-    grams = np.einsum("dip,ijpq,djq->dij", contrasts, products, contrasts, optimize=True)
-    squares = np.diagonal(grams, axis1=1, axis2=2)
+def crossed_cosines(products: Array, first: Array, second: Array) -> Array:
+    """Cosine of member i's direction by ``first`` with member j's by ``second``: (draws, members, members).
+
+    With contrasts (draws, members, prompts) of different prompts the two directions share no sampling noise. A map carries
+    noise over as well as anything else: members that read the same prompts agree about it. GeometryBenchError where a
+    direction is zero.
+    """
+    inner = np.einsum("dip,ijpq,djq->dij", first, products, second, optimize=True)
+    cosines: Array = inner / (_lengths(products, first)[:, :, None] * _lengths(products, second)[:, None, :])
+    return cosines
+
+
+def crossed_with_shared(products: Array, first: Array, second: Array, *, reference: int = 0) -> Array:
+    """Cosine of each member's direction by ``first`` with the one that the others share by ``second``: (draws, members)."""
+    crossed, grams = crossed_cosines(products, first, second), direction_cosines(products, second)
+    rows = []
+    for cosines, gram in zip(crossed, grams, strict=True):
+        weights = np.array([weights_without(gram, member, reference) for member in range(len(gram))])
+        lengths = np.sqrt(np.einsum("mi,ij,mj->m", weights, gram, weights))
+        rows.append((cosines * weights).sum(axis=1) / lengths)
+    return np.array(rows)
+
+
+def _lengths(products: Array, contrasts: Array) -> Array:
+    """Lengths of the members' directions, (draws, members)."""
+    own = np.array([products[member, member] for member in range(len(products))])
+    squares = np.einsum("dip,ipq,diq->di", contrasts, own, contrasts, optimize=True)
     if not (np.isfinite(squares).all() and (squares > 0).all()):
         raise GeometryBenchError("a direction is zero or not finite: check whether its two class means are equal")
-    lengths = np.sqrt(squares)
-    cosines = grams / (lengths[:, :, None] * lengths[:, None, :])
-    cosines = (cosines + cosines.transpose(0, 2, 1)) / 2
-    cosines[:, range(len(products)), range(len(products))] = 1.0
-    return cosines, lengths
+    lengths: Array = np.sqrt(squares)
+    return lengths
 
 
 def alike(contrasts: Array, members: int) -> Array:
@@ -78,7 +101,7 @@ def shared_scores(
 
     ``leave_one_out`` takes the direction of the others, so that the member does not help to define its own yardstick.
     """
-    cosines, lengths = _cosines(products, contrasts)
+    cosines, lengths = direction_cosines(products, contrasts), _lengths(products, contrasts)
     towards = np.einsum("jpq,djq->djp", products[member], contrasts, optimize=True) / lengths[:, :, None]
     rows = []
     for gram, row in zip(cosines, towards, strict=True):

@@ -1,7 +1,7 @@
-"""How well scores tell two classes apart: AUROC with intervals, held out; thresholds; d′.
+"""How well scores tell two classes apart: AUROC with intervals, held out; thresholds.
 
 ``labels`` (prompts,) are True for the class expected to score higher (harmful, unsafe). Scores have prompts on their last
-axis. AUROC below one half is separation with the sign reversed: sign and strength are told apart, never folded into one.
+axis. AUROC below one half is separation with the sign reversed, and is never folded to above it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import linalg, stats
 
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.clusters import (
     Clusters,
-    bootstrap_counts,
     leave_one_cluster_out,
     need_topics,
     split_halves,
@@ -25,7 +25,7 @@ from geometry_bench.geometry.clusters import (
 )
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.moments import about_mean
-from geometry_bench.geometry.resampling import Interval, jackknife_interval, percentile_interval
+from geometry_bench.geometry.resampling import Interval, jackknife_interval
 
 Scorer = Callable[[Array], Array]
 """Weights (draws, prompts) of the prompts that a direction or centroid is fitted on -> scores (draws, prompts) of all."""
@@ -39,29 +39,16 @@ class Separation:
     interval: Interval
     leave_one_out: Array
 
-    @property
-    def strength(self) -> float:
-        """max(AUROC, 1 − AUROC): how well the classes part, whichever scores higher."""
-        return strength(self.auroc)
-
-    @property
-    def sign(self) -> int:
-        """+1 where the harmful class scores higher, −1 where lower, 0 where the interval holds one half."""
-        if self.interval.low <= 0.5 <= self.interval.high:
-            return 0
-        return 1 if self.auroc > 0.5 else -1
-
 
 @dataclass(frozen=True)
 class HeldOut(Separation):
     """AUROC of prompts that took no part in the fit: mean over splits and both halves.
 
-    ``in_sample`` is the AUROC with fit and score on all prompts, ``halves`` the values (splits, 2). The interval is the
-    jackknife over topics of the whole procedure, fit included; the spread over splits is no measure of sampling noise.
+    ``in_sample`` is the AUROC with fit and score on all prompts. The interval is the jackknife over topics of the
+    whole procedure, fit included; the spread over splits is no measure of sampling noise.
     """
 
     in_sample: float
-    halves: Array
 
 
 @dataclass(frozen=True)
@@ -86,11 +73,6 @@ class ThresholdGap:
     own: float
     pooled: float
     in_sample: float
-
-
-def strength(value: float) -> float:
-    """max(AUROC, 1 − AUROC)."""
-    return max(value, 1 - value)
 
 
 def _checked(scores: Array, labels: Array) -> tuple[Array, Array]:
@@ -144,21 +126,6 @@ def auroc(scores: Array, labels: Array, weights: Array | None = None) -> Array:
     return area
 
 
-def delong(scores: Array, labels: Array) -> tuple[Array, Array]:
-    """AUROC of k scores on the same prompts and their covariance: scores (k, prompts) -> (k,), (k, k).
-
-    Each prompt stands alone (no topics). The variance of a difference of two AUROCs is c₀₀ + c₁₁ − 2c₀₁ (DeLong, DeLong &
-    Clarke-Pearson 1988, by mid-ranks as in Sun & Xu 2014).
-    """
-    values, flags = _checked(np.atleast_2d(scores), labels)
-    m, n = int(flags.sum()), int((~flags).sum())
-    together = stats.rankdata(values, axis=-1)
-    harmful = (together[:, flags] - stats.rankdata(values[:, flags], axis=-1)) / n
-    safe = 1 - (together[:, ~flags] - stats.rankdata(values[:, ~flags], axis=-1)) / m
-    covariance = np.atleast_2d(np.cov(harmful)) / m + np.atleast_2d(np.cov(safe)) / n
-    return harmful.mean(axis=-1), covariance
-
-
 def _bounded(value: float, left_out: Array, fewest: int, level: float) -> Interval:
     """Jackknife interval of an AUROC on the logit scale, which is Fisher's scale of 2·AUROC − 1.
 
@@ -186,15 +153,6 @@ def auroc_jackknife(scores: Array, labels: Array, clusters: Clusters = None, *, 
     return Separation(whole, _bounded(whole, left_out, min(topics_per_class(flags, clusters)), level), left_out)
 
 
-def auroc_bootstrap(
-    scores: Array, labels: Array, clusters: Clusters = None, *, draws: int = 1000, seed: int = 0, level: float = 0.95
-) -> tuple[float, Interval, Array]:
-    """AUROC of given scores (prompts,), percentile interval from topics drawn with replacement, and the draws (draws,)."""
-    values, flags = _checked(scores, labels)
-    drawn = auroc(values, flags, bootstrap_counts(flags, clusters, draws=draws, seed=seed))
-    return float(auroc(values, flags)), percentile_interval(drawn, level=level), drawn
-
-
 # Scores from a fit on some of the prompts, of all of them or of those in ``scored``. All need the prompts' Gram matrix
 # only, so that the hundreds of fits of a jackknife over splits cost little more than one.
 
@@ -213,6 +171,17 @@ def class_weights(weights: Array, labels: Array, harmful: bool) -> Array:
 def contrast(weights: Array, labels: Array) -> Array:
     """Weights (draws, prompts) that, applied to states, give mean(harmful) − mean(safe)."""
     return class_weights(weights, labels, True) - class_weights(weights, labels, False)
+
+
+def label_contrasts(labels: Array, weights: Array) -> Array:
+    """The same for many labellings at once: labels (draws, prompts), weights (prompts,) -> (draws, prompts)."""
+    flags, counts = np.asarray(labels, dtype=bool), np.asarray(weights, dtype=np.float64)
+    harmful, safe = np.where(flags, counts, 0.0), np.where(flags, 0.0, counts)
+    totals = [chosen.sum(axis=-1, keepdims=True) for chosen in (harmful, safe)]
+    if not all((total > 0).all() for total in totals):
+        raise GeometryBenchError("a fit holds prompts of one class only: add prompts or topics")
+    drawn: Array = harmful / totals[0] - safe / totals[1]
+    return drawn
 
 
 def _gram(states: Array) -> Array:
@@ -338,12 +307,11 @@ def held_out_auroc(
     directions of several models. Needs four topics of each class, else raises GeometryBenchError (source B, corrected).
     """
     flags = two_classes(labels)
-    values = _halves(_fitted_auroc(scorer, flags), flags, clusters, splits, seed, True)
-    means = values.mean(axis=(0, 1))
+    means = _halves(_fitted_auroc(scorer, flags), flags, clusters, splits, seed, True).mean(axis=(0, 1))
     whole, left_out = float(means[0]), means[1:]
     interval = _bounded(whole, left_out, min(topics_per_class(flags, clusters)), level)
     in_sample = float(auroc(scorer(np.ones((1, len(flags)))), flags)[0])
-    return HeldOut(whole, interval, left_out, in_sample, values[..., 0])
+    return HeldOut(whole, interval, left_out, in_sample)
 
 
 class Rule(Protocol):
@@ -417,25 +385,6 @@ def earliest_within(profile: Array, tolerance: float = 0.02) -> int:
     return int(np.flatnonzero(values >= values.max() - tolerance)[0])
 
 
-def d_prime(scores: Array, labels: Array) -> Array:
-    """(mean harmful − mean safe) / root mean class variance: scores (..., prompts) -> (...).
-
-    Gaussian classes of equal variance then have AUROC Φ(d′/√2). Raises GeometryBenchError where both classes are constant.
-    """
-    values, flags = _checked(scores, labels)
-    harmful, safe = values[..., flags], values[..., ~flags]
-    spread = np.sqrt((harmful.var(axis=-1, ddof=1) + safe.var(axis=-1, ddof=1)) / 2)
-    if not (spread > 1e-12 * np.abs(values).max(axis=-1)).all():
-        raise GeometryBenchError("scores are constant within both classes, so d′ is not defined: check the layer")
-    ratio: Array = (harmful.mean(axis=-1) - safe.mean(axis=-1)) / spread
-    return ratio
-
-
-def auroc_of_d_prime(value: float) -> float:
-    """Φ(d′/√2): AUROC of two Gaussian classes of equal variance."""
-    return float(stats.norm.cdf(value / np.sqrt(2)))
-
-
 def balanced_accuracy(scores: Array, labels: Array, thresholds: Array, weights: Array | None = None) -> Array:
     """Mean of the two classes' shares called right when score > threshold means harmful: thresholds (k,) -> (k,)."""
     values, flags = _checked(scores, labels)
@@ -486,22 +435,41 @@ def _own_and_pooled(values: Array, flags: Array, fit: Array, test: Array) -> tup
 
 
 def threshold_gap(
-    scores: Array, labels: Array, clusters: Clusters = None, *, splits: int = 10, seed: int = 0, level: float = 0.95
+    scorer: Scorer, labels: Array, clusters: Clusters = None, *, splits: int = 10, seed: int = 0, level: float = 0.95
 ) -> ThresholdGap:
-    """Own thresholds against one for all, held out: scores (members, prompts) of the same prompts (source B).
+    """Own thresholds against one for all, held out (source B).
 
-    Raises GeometryBenchError for one member alone, or fewer than four topics of a class.
+    ``scorer`` takes weights (draws, prompts) of the prompts that a direction is fitted on and gives the scores of all
+    prompts in all members, (draws, members, prompts): direction and thresholds are fitted on the same half. Raises
+    GeometryBenchError for one member alone, or fewer than four topics of a class.
     """
-    values, flags = _checked(np.atleast_2d(scores), labels)
-    if len(values) < 2:
-        raise GeometryBenchError("one threshold for all is a question about a group, but it has one member: add models")
-
-    def statistic(fit: Array, test: Array) -> Array:
-        return np.array([_own_and_pooled(values, flags, *pair) for pair in zip(fit, test, strict=True)])
-
-    means = _halves(statistic, flags, clusters, splits, seed, True).mean(axis=(0, 1))
+    flags = two_classes(labels)
+    means = _halves(_gap_statistic(scorer, flags), flags, clusters, splits, seed, True).mean(axis=(0, 1))
     gaps = means[:, 0] - means[:, 1]
-    every = np.ones(len(flags))
-    own, pooled = _own_and_pooled(values, flags, every, every)
+    every = np.ones((1, len(flags)))
+    own, pooled = _gap_statistic(scorer, flags)(every, every)[0]
     interval = jackknife_interval(float(gaps[0]), gaps[1:], level=level)
     return ThresholdGap(float(gaps[0]), interval, gaps[1:], float(means[0, 0]), float(means[0, 1]), own - pooled)
+
+
+def held_out_gap(scorer: Scorer, labels: Array, clusters: Clusters = None, *, splits: int = 10, seed: int = 0) -> float:
+    """The gap of ``threshold_gap`` alone, without interval: for nulls. Needs two topics of each class."""
+    flags = two_classes(labels)
+    means = _halves(_gap_statistic(scorer, flags), flags, clusters, splits, seed, False).mean(axis=(0, 1))[0]
+    return float(means[0] - means[1])
+
+
+def _gap_statistic(scorer: Scorer, flags: NDArray[np.bool_]) -> Callable[[Array, Array], Array]:
+    """Balanced accuracies (draws, 2) with own thresholds and with one for all."""
+
+    def statistic(fit: Array, test: Array) -> Array:
+        different, inverse = np.unique(fit, axis=0, return_inverse=True)
+        scores = scorer(different)
+        if scores.ndim != 3 or scores.shape[1] < 2:
+            raise GeometryBenchError(
+                "one threshold for all is a question about a group, but it has one member: add models"
+            )
+        rows = zip(inverse.reshape(-1), fit, test, strict=True)
+        return np.array([_own_and_pooled(scores[row], flags, *pair) for row, *pair in rows])
+
+    return statistic

@@ -1,8 +1,8 @@
 """Subspaces of weight updates and of activations: energy kept, overlap, projections and their nulls (source D).
 
 An update is (rows, columns) = (outputs, inputs); its subspaces are spanned by **left** singular vectors, on the output
-side. Activations (prompts, width) enter transposed, so that their subspaces lie in the width. One float64
-eigendecomposition of the smaller Gram matrix serves every k and every threshold; nothing here is approximate.
+side. Activations (prompts, width) enter transposed, so that their subspaces lie in the width. One decomposition serves every
+k and every threshold; nothing here is approximate. Those of updates are made in :mod:`geometry_bench.updates`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from scipy import linalg
 
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
-from geometry_bench.geometry.moments import about_mean
 
 Rule = Literal["round", "floor"]
 Scheme = Literal["parallel", "orthogonal"]
@@ -56,12 +55,6 @@ class Decomposition(Spectrum):
 
     vectors: Array
 
-    def basis(self, k: int) -> Array:
-        """The first k left singular vectors, (rows, min(k, rank)); GeometryBenchError beyond the smaller side."""
-        if not 0 <= k <= min(self.rows, self.columns):
-            raise GeometryBenchError(f"k must lie between 0 and {min(self.rows, self.columns)}, not at {k}")
-        return self.vectors[:, :k]
-
 
 def _matrix(matrix: Array, name: str) -> Array:
     values = np.asarray(matrix, dtype=np.float64)
@@ -87,48 +80,11 @@ def numerical_rank(energies: Array, longer: int) -> int:
     return int((energies > energies[0] * longer * np.finfo(np.float64).eps).sum())
 
 
-def _orthonormal(vectors: Array) -> Array:
-    """Unit columns that are nearly at right angles, made exactly so, the span of the first k unchanged for every k."""
-    across = vectors.T @ vectors
-    off = float(np.abs(across - np.eye(len(across))).max())
-    # By Cholesky where the columns are well conditioned, several times quicker; by Householder reflections otherwise.
-    if off * len(across) < 0.1:
-        lower = linalg.cholesky(across, lower=True)
-        turned: Array = linalg.solve_triangular(lower, vectors.T, lower=True, check_finite=False).T
-        return turned
-    return np.linalg.qr(vectors)[0]
-
-
-def decompose(matrix: Array, *, name: str = "the matrix") -> Decomposition:
-    """Left singular vectors and energies of a matrix (rows, columns); ``name`` stands in error messages.
-
-    Of the smaller of MMᵀ and MᵀM in float64. A tall matrix gets its left vectors as M·V, orthonormalised once more, since
-    dividing by a small σ would cost them their right angles. NaN and infinity raise GeometryBenchError; a zero matrix gives
-    the state ``zero``.
-    """
-    values = _matrix(matrix, name)
-    rows, columns = values.shape
-    # At unit scale squares neither overflow nor vanish.
-    scale = float(np.abs(values).max())
-    if scale == 0:
-        return Decomposition(np.zeros(0), rows, columns, 0.0, np.zeros((rows, 0)))
-    values = values / scale
-    total = float((values**2).sum())
-    if rows <= columns:
-        energies, vectors, _ = _descending(values @ values.T, columns)
-    else:
-        energies, right, _ = _descending(values.T @ values, rows)
-        vectors = values @ right / np.sqrt(energies)
-        # Rounding in the eigenvectors tilts columns by about 2⁻⁵²·√n·σ₁²/σᵢσⱼ: nothing to mend where σ are alike.
-        if 10 * np.finfo(np.float64).eps * np.sqrt(columns) * energies[0] / energies[-1] > 1e-12:
-            vectors = _orthonormal(vectors)
-    return Decomposition(energies * scale**2, rows, columns, total * scale**2, np.ascontiguousarray(vectors))
-
-
 def decompose_second_moment(second: Array, count: int, *, name: str = "the second moment") -> Decomposition:
-    """The same for activations that streamed by: second moment Σxxᵀ (width, width) of ``count`` prompts.
+    """Left singular vectors and energies of ``count`` prompts, transposed, from their second moment Σxxᵀ (width, width).
 
-    Equals ``decompose(states.T)``; centre the moment beforehand where the mean is not meant.
+    Centre the moment beforehand where the mean is not meant; ``name`` stands in error messages. A zero moment gives the
+    state ``zero``.
     """
     gram = _matrix(second, name)
     width = len(gram)
@@ -140,23 +96,6 @@ def decompose_second_moment(second: Array, count: int, *, name: str = "the secon
     energies, vectors, rank = _descending((gram + gram.T) / 2, max(width, count))
     rank = min(rank, count)
     return Decomposition(energies[:rank], width, count, total, np.ascontiguousarray(vectors[:, :rank]))
-
-
-def decompose_activations(states: Array, *, centred: bool, weights: Array | None = None) -> Decomposition:
-    """Subspaces of activations (prompts, width), about their mean where ``centred``.
-
-    Uncentred values are dominated by the mean that all prompts share. A prompt of weight w counts w times (weights
-    (prompts,)); a bootstrap over prompts repeats some, which alone raises overlaps a little.
-    """
-    values = _matrix(states, "activations")
-    counts = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
-    used = counts > 0
-    if used.sum() < 2:
-        raise GeometryBenchError("a subspace of activations needs at least two prompts: add prompts")
-    values, counts = values[used], counts[used]
-    if centred:
-        values, _ = about_mean(values, counts)
-    return decompose((np.sqrt(counts)[:, None] * values).T, name="activations")
 
 
 # Ranks
@@ -201,22 +140,6 @@ def own_energy(decomposition: Spectrum) -> Array:
     return shares
 
 
-def energy_kept(basis: Array, update: Array, *, name: str = "the update") -> Array:
-    """E_k = ‖P_kΔ‖²_F / ‖Δ‖²_F for every k: basis (rows, K) orthonormal, update (rows, columns) -> (K,).
-
-    One product serves all k: the row sums of (QᵀΔ)², cumulated. GeometryBenchError for a zero update.
-    """
-    delta = _matrix(update, name)
-    scale = float(np.abs(delta).max())
-    if scale == 0:
-        raise GeometryBenchError(f"{name} is zero, so no share of its energy is defined")
-    if len(basis) != len(delta):
-        raise GeometryBenchError(f"a basis of {len(basis)} dimensions does not fit {name} with {len(delta)} rows")
-    delta = delta / scale
-    kept: Array = np.cumsum(((basis.T @ delta) ** 2).sum(axis=1)) / (delta**2).sum()
-    return kept
-
-
 def energy_by_direction(squared: Array, update: Spectrum) -> Array:
     """Share of an update's energy along each direction of a basis, (rank,), from the squared overlaps (VᵀW)².
 
@@ -244,16 +167,6 @@ def energy_of_vector(axis: Array, update: Array) -> float:
     return float((a @ b / lengths) ** 2)
 
 
-def energy_at(curve: Array, k: int) -> float:
-    """E_k from a curve for k = 1 … rank: 0 at k = 0, and the last value beyond the rank."""
-    return float(curve[min(k, len(curve)) - 1]) if k > 0 else 0.0
-
-
-def energy_expectation(k: int, rows: int) -> float:
-    """k/rows: the energy that a random k-dimensional subspace of the output side keeps of any update."""
-    return k / rows
-
-
 # Overlap
 
 
@@ -266,12 +179,6 @@ def _pair(v: Array, w: Array) -> tuple[Array, Array]:
     if 0 in v.shape or 0 in w.shape:
         raise GeometryBenchError("an empty basis overlaps with nothing: is one of the matrices zero?")
     return v, w
-
-
-def mso(v: Array, w: Array) -> float:
-    """‖VᵀW‖²_F / min(k_V, k_W) of orthonormal bases (d, k_V) and (d, k_W): 1 where one holds the other, 0 if orthogonal."""
-    v, w = _pair(v, w)
-    return float(((v.T @ w) ** 2).sum() / min(v.shape[1], w.shape[1]))
 
 
 def mso_table(v: Array, w: Array) -> Array:
@@ -317,19 +224,11 @@ class OverlapSweep:
         return self.overlap - self.haar_mean
 
 
-def mso_sweep(v: Decomposition, w: Decomposition, thresholds: Sequence[float]) -> OverlapSweep:
-    """MSO(V, W; η) for every η from one overlap matrix (source D).
-
-    GeometryBenchError where a matrix is zero, the two differ in dimension, or an η lies outside (0, 1].
-    """
-    left, right = _pair(
-        v.vectors[:, : energy_ranks(v, thresholds).max()], w.vectors[:, : energy_ranks(w, thresholds).max()]
-    )
-    return overlap_sweep((left.T @ right) ** 2, v, w, thresholds)
-
-
 def overlap_sweep(squared: Array, v: Spectrum, w: Spectrum, thresholds: Sequence[float]) -> OverlapSweep:
-    """The same from the squared overlaps (VᵀW)² of the first left singular vectors, as many as the largest η needs."""
+    """MSO(V, W; η) for every η from the squared overlaps (VᵀW)² of the first left singular vectors (source D).
+
+    As many vectors as the largest η needs. GeometryBenchError where a matrix is zero, or an η lies outside (0, 1].
+    """
     ranks_v, ranks_w = energy_ranks(v, thresholds), energy_ranks(w, thresholds)
     sums = _corner_sums(squared, ranks_v, ranks_w)
     pairs = list(zip(ranks_v.tolist(), ranks_w.tolist(), strict=True))
@@ -354,15 +253,6 @@ def _corner_sums(matrix: Array, ranks_v: NDArray[np.int64], ranks_w: NDArray[np.
 
 
 # Control bases: the first k columns of one draw are the subspace of dimension k, so that sweeps over k are nested.
-
-
-def random_k(decomposition: Decomposition, seed: int) -> Array:
-    """Left singular vectors in a random order, (rows, rank): the control Random-K."""
-    if decomposition.rank == 0:
-        raise GeometryBenchError("a zero matrix has no singular vectors to draw from: is the update empty?")
-    order = np.random.default_rng(seed).permutation(decomposition.rank)
-    drawn: Array = decomposition.vectors[:, order]
-    return drawn
 
 
 def random_basis(rows: int, columns: int, seed: int, *, k: int | None = None) -> Array:
@@ -461,20 +351,8 @@ def _coordinates(first: int, others: int, rank: int, generator: np.random.Genera
 # Projections
 
 
-def project(basis: Array, update: Array, scheme: Scheme) -> Array:
-    """P·Δ (parallel) or (I − P)·Δ (orthogonal): basis (rows, k) orthonormal, update (rows, columns), float64.
-
-    An empty basis (k = 0) keeps nothing in parallel and everything orthogonally.
-    """
-    delta = _matrix(update, "the update")
-    if len(basis) != len(delta):
-        raise GeometryBenchError(f"a basis of {len(basis)} dimensions does not fit an update with {len(delta)} rows")
-    parallel: Array = basis @ (basis.T @ delta)
-    return parallel if scheme == "parallel" else delta - parallel
-
-
 def project_vector(axis: Array, update: Array, scheme: Scheme) -> Array:
-    """The same for a 1-D tensor (a bias, a norm's gain): the scalar projection of the update on one axis, both (n,).
+    """The part of a 1-D update (a bias, a norm's gain) along one axis, or what is left without it: both (n,).
 
     GeometryBenchError where the axis is zero.
     """
@@ -491,26 +369,7 @@ def project_vector(axis: Array, update: Array, scheme: Scheme) -> Array:
     return parallel if scheme == "parallel" else delta - parallel
 
 
-# Ceiling and floor for activations
-
-
-def split_half_overlap(
-    states: Array, thresholds: Sequence[float], *, centred: bool, splits: int = 10, seed: int = 0
-) -> Array:
-    """MSO of random halves of one class with each other, (splits, thresholds): the ceiling, states (prompts, width)."""
-    values = _matrix(states, "activations")
-    if len(values) < 4:
-        raise GeometryBenchError(
-            f"halves of a class need at least four prompts, but there are {len(values)}: add prompts"
-        )
-    generator = np.random.default_rng(seed)
-    rows = []
-    for _ in range(splits):
-        order = generator.permutation(len(values))
-        halves = (values[order[: len(values) // 2]], values[order[len(values) // 2 :]])
-        v, w = (decompose_activations(half, centred=centred) for half in halves)
-        rows.append(mso_sweep(v, w, thresholds).overlap)
-    return np.array(rows)
+# Floor for activations
 
 
 def matched_covariance_null(

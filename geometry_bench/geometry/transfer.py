@@ -190,22 +190,6 @@ class Universal:
         """Mean over members of the cosine with the universal direction."""
         return float(self.cosines.mean())
 
-    def direction(self, directions: Array) -> Array:
-        """The universal direction as a unit vector (width,), from the directions (members, width) that it was made of."""
-        vector = self.weights @ unit(directions)
-        unit_vector: Array = vector / np.linalg.norm(vector)
-        return unit_vector
-
-
-def unit(directions: Array) -> Array:
-    """Directions (..., width) at length one; GeometryBenchError for a zero or undefined one."""
-    vectors = np.asarray(directions, dtype=np.float64)
-    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    if not (np.isfinite(norms) & (norms > 0)).all():
-        raise GeometryBenchError("a direction is zero or not finite: check whether its two class means are equal")
-    scaled: Array = vectors / norms
-    return scaled
-
 
 def null_cosine(members: int) -> float:
     """1/√n: what each of n orthogonal directions has with the direction that they "share"."""
@@ -266,36 +250,3 @@ def weights_without(gram: Array, member: int, reference: int = 0) -> Array:
     weights = np.zeros(len(gram))
     weights[others] = _top(gram[np.ix_(others, others)], sign_of)[0]
     return weights
-
-
-def universal_direction(directions: Array, reference: int = 0) -> Universal:
-    """The shared direction of mapped directions (members, width), any length; see ``universal_from_gram``."""
-    vectors = unit(np.atleast_2d(directions))
-    gram = vectors @ vectors.T
-    np.fill_diagonal(gram, 1.0)
-    return universal_from_gram(gram, reference)
-
-
-@dataclass(frozen=True)
-class UniversalNull:
-    """Values for random directions: ``cosines`` and ``leave_one_out`` are (draws, members), the others (draws,)."""
-
-    mean_cosine: Array
-    cosines: Array
-    leave_one_out: Array
-    top_share: Array
-
-
-def simulated_null(members: int, width: int, *, draws: int = 500, seed: int = 0, reference: int = 0) -> UniversalNull:
-    """The universal direction of ``members`` directions drawn uniformly on the sphere in ``width`` dimensions.
-
-    In few dimensions chance alone lifts the cosines above 1/√n, and the choice of the first singular vector lifts them more.
-    """
-    generator = np.random.default_rng(seed)
-    results = [universal_direction(generator.standard_normal((members, width)), reference) for _ in range(draws)]
-    return UniversalNull(
-        np.array([r.mean_cosine for r in results]),
-        np.array([r.cosines for r in results]),
-        np.array([r.leave_one_out for r in results]),
-        np.array([r.top_share for r in results]),
-    )

@@ -8,9 +8,16 @@ from typing import Any
 
 from geometry_bench.records.schema import Record
 
+_OF_A_MEMBER = (
+    "name", "revision", "adapter_hash", "dtype", "layers", "width", "block", "alignment", "role", "parent",
+)  # fmt: skip
+
 
 def together(name: str, revision: str, members: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Facts of a joint subject from those of its members, by name: what they share stands as it is, the rest as mixed."""
+    """Facts of a joint subject from those of its members, by their names in it.
+
+    What they share stands as it is, the rest as mixed; what tells them apart stands with each.
+    """
 
     def shared(fact: str) -> str:
         values = {str(facts.get(fact)) for facts in members.values()}
@@ -20,7 +27,10 @@ def together(name: str, revision: str, members: Mapping[str, Mapping[str, Any]])
         "id": name,
         "name": name,
         "revision": revision,
-        "members": {member: str(facts["revision"]) for member, facts in members.items()},
+        "members": {
+            member: {name: facts[name] for name in _OF_A_MEMBER if facts.get(name) is not None}
+            for member, facts in members.items()
+        },
         **{fact: shared(fact) for fact in ("dtype", "attention", "quantisation")},
         "adapter_hash": None,
     }

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.geometry.directions import Array
+from geometry_bench.geometry.resampling import Interval
 
 SCHEMA = 1
 """Version of everything below. Older records are migrated when read, newer ones refused."""
@@ -110,6 +112,19 @@ class Estimate(_Frozen):
     details: dict[str, Number] = Field(default_factory=dict, description="further numbers by name")
     arithmetic: str = "float64"
     notes: list[str] = Field(default_factory=list)
+
+    @classmethod
+    def of(cls, value: float, interval: Interval | None, left_out: Sequence[float] | Array, **more: Any) -> Self:
+        """A value with its interval and the values (n,) without one unit each: prompts, topics, subjects, blocks."""
+        return cls(
+            value=value,
+            error=interval.error if interval else None,
+            low=interval.low if interval else None,
+            high=interval.high if interval else None,
+            n=len(left_out),
+            leave_one_out=[float(x) for x in left_out],
+            **more,
+        )
 
 
 class Verdicts(_Frozen):

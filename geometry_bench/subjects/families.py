@@ -108,12 +108,24 @@ class Family:
     def spec(self, member: Member) -> SubjectSpec:
         """The member as a subject to measure, with the family's facts; dtype, device and kernel are left to the caller.
 
+        A member whose folder holds an adapter only is its parent with that adapter on it.
+
         Raises:
-            GeometryBenchError: its folder does not exist.
+            GeometryBenchError: its folder does not exist, or it is an adapter over an adapter.
         """
+        model, revision, adapter = self._model(member), member.revision, None
+        if member.parent is not None and _is_adapter(model):
+            parent = self.spec(self.member(member.parent))
+            if parent.adapter is not None:
+                raise GeometryBenchError(
+                    f"Member {member.name} of the {KIND} {self.path} is an adapter over {member.parent}, which is "
+                    "an adapter itself: merge that one into its model and name the result."
+                )
+            model, revision, adapter = parent.model, parent.revision, model
         return SubjectSpec(
-            self._model(member),
-            revision=member.revision,
+            model,
+            revision=revision,
+            adapter=adapter,
             alignment=member.alignment,
             name=self.subject_id(member),
             family=self.id,
@@ -124,6 +136,11 @@ class Family:
     def _model(self, member: Member) -> str:
         where = f"Member {member.name} of the {KIND} {self.path}"
         return located_model(member.model, member.revision, self.folder, where)
+
+
+def _is_adapter(model: str) -> bool:
+    folder = Path(model)
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
 
 
 # Reading

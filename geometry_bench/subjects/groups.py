@@ -13,7 +13,10 @@ from geometry_bench.subjects.spec import SubjectSpec
 
 KIND = "group manifest"
 GROUP = "group"
-"""Stands before a group's name in test ids and records; alone, for a group made by ``--reference``."""
+"""Stands before a group's name in test ids and records; alone, for a group that a run does not have."""
+
+OF_THE_RUN = f"{GROUP}/run"
+"""The group of all subjects of a run, made by ``--reference``."""
 
 _KEYS = ("name", "model", "revision", "alignment")
 
@@ -33,11 +36,11 @@ class Group:
     def __post_init__(self) -> None:
         if len(self.members) < 2:
             raise GeometryBenchError(
-                f"The group {self.id} has one member, {', '.join(self.members)}: a group needs two models or more."
+                f"{self.id} has one member, {', '.join(self.members)}: a group needs two models or more."
             )
         if self.reference not in self.members:
             raise GeometryBenchError(
-                f"The reference {self.reference} is no member of the group {self.id}, whose members are "
+                f"The reference {self.reference} is no member of {self.id}, whose members are "
                 f"{', '.join(self.members)}: name one of them."
             )
 
@@ -51,7 +54,7 @@ def load_group(path: Path) -> Group:
         GeometryBenchError: no such file, not TOML, another schema, an unknown or missing key, two members of one name, a
             folder that is missing, or any fault that :class:`Group` finds.
     """
-    file = _manifest(path)
+    file = group_manifest(path)
     content, entries = read_tables(file, KIND)
     texts = checked_texts(content, ("name", "reference"), ("name", "reference"), f"The {KIND} {file}")
     members: dict[str, SubjectSpec] = {}
@@ -83,14 +86,20 @@ def group_of(specs: Sequence[SubjectSpec], reference: str) -> Group:
     Raises:
         GeometryBenchError: one subject alone, or a reference that is none of them.
     """
-    return Group(GROUP, reference, {spec.name or spec.model: spec for spec in specs})
+    spelled = reference.rstrip("/")
+    return Group(OF_THE_RUN, spelled, {(spec.name or spec.model).rstrip("/"): spec for spec in specs})
 
 
 def _embedded_folder() -> Path:
     return data_root() / "fixtures" / "zoo" / "groups"
 
 
-def _manifest(path: Path) -> Path:
+def group_manifest(path: str | Path) -> Path:
+    """The manifest that is meant, however it is spelled.
+
+    Raises:
+        GeometryBenchError: there is none.
+    """
     given = Path(path).expanduser()
     if not given.exists() and given.parts[:2] == (EMBEDDED, "groups") and len(given.parts) == 3:
         given = _embedded_folder() / f"{given.parts[2].removesuffix('.toml')}.toml"

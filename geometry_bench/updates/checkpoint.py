@@ -12,7 +12,7 @@ from geometry_bench.errors import GeometryBenchError
 from geometry_bench.subjects import hashing, hub
 from geometry_bench.subjects.describe import read_json
 from geometry_bench.subjects.families import Family, Member
-from geometry_bench.subjects.spec import SubjectSpec, embedded_folder, resolve
+from geometry_bench.subjects.spec import SubjectSpec, resolve
 from geometry_bench.updates.lora import Adapter, is_adapter, read_adapter
 from geometry_bench.updates.safetensor import READABLE, Array32, Stored, read_header, read_rows, slices
 
@@ -108,19 +108,16 @@ class Checkpoint:
         return f"{own}+{hashing.adapter_hash(self.adapter.folder)}"
 
 
-def open_checkpoint(spec: SubjectSpec, *, base: Checkpoint | None = None) -> Checkpoint:
-    """The checkpoint that ``spec`` names, its headers read; ``base`` is what a folder with only an adapter changes.
+def open_checkpoint(spec: SubjectSpec) -> Checkpoint:
+    """The checkpoint that ``spec`` names, its headers read; with an adapter, the model that it changes by it.
 
     Raises:
         GeometryBenchError: everything that ``resolve`` raises; a missing shard, pickle weights, a file cut short, a
             quantised model, an adapter that is no plain LoRA or does not fit.
     """
     name = spec.name or spec.model
-    folder = embedded_folder(spec.model) or Path(spec.model).expanduser()
-    if is_adapter(folder):
-        if base is None:
-            raise GeometryBenchError(f"{folder} holds an adapter only; name the model that it changes as its parent.")
-        return _with_adapter(base, folder, name)
+    if is_adapter(Path(spec.model).expanduser()):
+        raise GeometryBenchError(f"{spec.model} holds an adapter only; name the model that it changes as its parent.")
     identity = resolve(spec)
     folder = identity.path if identity.path is not None else hub.snapshot(identity.name, identity.revision, FILES)
     config = read_json(folder / "config.json")
@@ -137,12 +134,7 @@ def open_checkpoint(spec: SubjectSpec, *, base: Checkpoint | None = None) -> Che
 
 def open_member(family: Family, member: Member) -> Checkpoint:
     """A family's member as a checkpoint; where it is an adapter, over its parent."""
-    spec = family.spec(member)
-    folder = embedded_folder(spec.model) or Path(spec.model)
-    base = None
-    if is_adapter(folder) and member.parent is not None:
-        base = open_member(family, family.member(member.parent))
-    return open_checkpoint(spec, base=base)
+    return open_checkpoint(family.spec(member))
 
 
 def _refuse_incomplete(folder: Path, tensors: Mapping[str, Stored]) -> None:

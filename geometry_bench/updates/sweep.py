@@ -81,7 +81,7 @@ class TensorSweep:
             if key not in self.frames:
                 self.frames[key] = random_frame(*key)
             frame = self.frames[key]
-        return random_energy(update, draws=draws, seed=tensor_seed(self.name, seed), frame=frame)
+        return random_energy(update, draws=draws, seed=tensor_seed(f"{self.name} {label}", seed), frame=frame)
 
 
 def tensor_seed(name: str, seed: int) -> int:
