@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Iterable
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from tabulate import tabulate
 
 from geometry_bench.errors import GeometryBenchError
+
+if TYPE_CHECKING:
+    from geometry_bench.updates.projection import TensorOutcome
+    from geometry_bench.updates.update import Update
+
+_SHOWN = 5
+"""Tensors named before the rest is counted."""
 
 _Family = Annotated[
     Path,
@@ -50,6 +63,7 @@ class StartName(StrEnum):
 
     aligned = "aligned"
     safety_tuned = "safety_tuned"
+    safety_dpo = "safety_dpo"
 
 
 class DtypeName(StrEnum):
@@ -92,7 +106,8 @@ def updates(
         raise GeometryBenchError(f"{end} starts from no other member of {loaded.name}; name one with --from.")
     update = update_between(loaded, loaded.member(first), last)
     store = Store()
-    reports = [update.report(name, rank=rank, store=store) for name in _watched(update.pairs, len(update.pairs))]
+    with _warnings_told():
+        reports = [update.report(name, rank=rank, store=store) for name in _watched(update.pairs, len(update.pairs))]
     rows = [
         (
             report.name,
@@ -152,49 +167,105 @@ def project(
     """Write a fine-tune of which only the part inside (or outside) the alignment subspace is kept, as a model folder.
 
     W = W_start + P·Δ (parallel) or W_start + (I − P)·Δ (orthogonal), where Δ = fine-tune − start and P projects on k
-    directions of the output side of start − base. The folder loads in transformers as any other; projection.json in it says
+    directions of the output side of start − base (of start − its parent for safety_dpo). The folder loads in transformers as any other; projection.json in it says
     what became of each tensor. Nothing is left behind when writing fails or is interrupted.
 
     Example: geometry-bench project --family zoo/llama-d80 --task harmful --scheme parallel --rho 0.25 --out projected
     """
     from geometry_bench.subjects.families import load_family
-    from geometry_bench.updates.folder import write_projection
+    from geometry_bench.updates.folder import REPORT, write_projection
     from geometry_bench.updates.projection import Projection
     from geometry_bench.updates.store import Store
     from geometry_bench.updates.update import member_for, update_between
 
-    plan = Projection(scheme.value, basis.value, rho, rule.value, seed, _layers(layers))
+    plan, ranges = Projection(scheme.value, basis.value, rho, rule.value, seed), _layers(layers)
     loaded = load_family(family)
-    first = member_for(loaded, start.value, parent_role="base")
+    # Tuning by DPO starts from a tuned model: as in the claims, its own update is the one from there.
+    first = member_for(loaded, start.value, parent_role=None if start is StartName.safety_dpo else "base")
+    assert first.parent is not None, "only the base has no parent"
+    origin = loaded.member(first.parent)
     tuned = member_for(loaded, task, parent_role=start.value)
     try:
-        outcomes = write_projection(
-            update_between(loaded, first, tuned),
-            update_between(loaded, member_for(loaded, "base"), first),
-            plan,
-            out,
-            dtype=dtype.value,
-            store=Store(),
-            watch=_watched,
-        )
+        with _stopped_by_sigterm(), _warnings_told():
+            update, source = update_between(loaded, first, tuned), update_between(loaded, origin, first)
+            plan = replace(plan, layers=_chosen(ranges, update))
+            outcomes = write_projection(update, source, plan, out, dtype=dtype.value, store=Store(), watch=_watched)
     except KeyboardInterrupt:
         print("geometry-bench: Interrupted; nothing is left of the folder.", file=sys.stderr)
         raise SystemExit(130) from None
     count = sum(outcome.outcome == "projected" for outcome in outcomes.values())
     typer.echo(f"{out}: {count} of {len(outcomes)} tensors projected")
+    aside = _left_aside(outcomes, update)
+    for line in aside[:_SHOWN]:
+        typer.echo(f"  {line}")
+    if len(aside) > _SHOWN:
+        typer.echo(f"  and {len(aside) - _SHOWN} more; {out / REPORT} says what became of each tensor written")
 
 
-def _layers(text: str | None) -> tuple[int, ...] | None:
-    """Block indices from 12, 10-15 or 3,7."""
+def _left_aside(outcomes: Mapping[str, TensorOutcome], update: Update) -> list[str]:
+    """Tensors that were to be projected and could not be, and those that only the fine-tune has: name and state of each."""
+    lines = [
+        f"{name}: {outcome.outcome}" + (f" ({outcome.note})" if outcome.note else "")
+        for name, outcome in outcomes.items()
+        if outcome.outcome in ("left as it was", "without basis")
+    ]
+    absent = (pair for pair in update.pairs.values() if pair.state == "missing in start")
+    return lines + [f"{pair.name}: not written ({pair.state}: {pair.note})" for pair in absent]
+
+
+def _layers(text: str | None) -> list[range] | None:
+    """Ranges of block indices from 12, 10-15 or 3,7."""
     if text is None:
         return None
-    chosen: set[int] = set()
+    ranges = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
             raise GeometryBenchError(f"--layers {text!r} names no layers; write them as 12, 10-15 or 3,7.")
-        chosen.update(range(int(first), int(last if dash else first) + 1))
+        ranges.append(range(int(first), int(last if dash else first) + 1))
+    return ranges
+
+
+def _chosen(ranges: Sequence[range] | None, update: Update) -> tuple[int, ...] | None:
+    """The blocks in the ranges: all that there are, and the first that is not, for which the projection is refused."""
+    if ranges is None:
+        return None
+    known = {pair.layer for pair in update.pairs.values() if pair.layer is not None}
+    chosen: set[int] = set()
+    for one in ranges:  # one may go on for longer than any list could
+        chosen.update(layer for layer in known if layer in one)
+        chosen.update(islice((layer for layer in one if layer not in known), 1))
     return tuple(sorted(chosen))
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Within, SIGTERM ends the work as Ctrl-C does, so that what was begun is cleared away."""
+    if threading.current_thread() is not threading.main_thread():  # only the main one can handle signals
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _warnings_told() -> Iterator[None]:
+    """Within, warnings of the package are one sentence each on the error stream, without a line of its source."""
+
+    def tell(message: Warning | str, *_: Any, **__: Any) -> None:
+        print(f"geometry-bench: warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RuntimeWarning)
+        warnings.showwarning = tell
+        yield
 
 
 def _watched(names: Iterable[str], total: int) -> Iterable[str]:

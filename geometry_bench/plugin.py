@@ -172,8 +172,8 @@ def geometry_case(geometry_target: tuple[Claim, Case, str], request: pytest.Fixt
     run = session_run(config)
 
     def measure() -> None:
+        from geometry_bench.labs import SubjectFailedError
         from geometry_bench.records.outcomes import outcome_of
-        from geometry_bench.run import SubjectFailedError
 
         # Outcomes are raised outside the handler, or pytest would tell the sentence twice, as cause and effect.
         fault: GeometryBenchError | None = None

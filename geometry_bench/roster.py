@@ -13,6 +13,7 @@ from geometry_bench.resources import data_root
 from geometry_bench.subjects.families import MANIFEST, Family, load_family
 from geometry_bench.subjects.groups import OF_THE_RUN, Group
 from geometry_bench.subjects.spec import Identity, SubjectSpec, resolve
+from geometry_bench.updates.checkpoint import revision_of
 
 Subject = tuple[SubjectSpec, Identity]
 PublishedMethod = Callable[[str], str | None]
@@ -110,12 +111,7 @@ class Roster:
         return PinnedGroup(group.id, reference, members, f"sha256:{digest}")
 
     def _pinned_family(self, family: Family) -> PinnedFamily:
-        known = {spec.name: identity for spec, identity in self.subjects.values()}
-        members = {}
-        for member in family.members:
-            spec = family.spec(member)
-            identity = known.get(spec.name) or resolve(spec)
-            members[member.name] = " + adapter ".join(filter(None, [identity.revision, identity.adapter_hash]))
+        members = {member.name: revision_of(family.spec(member)) for member in family.members}
         content = [f"{member.name} {member.role} {member.parent} {members[member.name]}" for member in family.members]
         digest = hashlib.sha256("\n".join(sorted(content)).encode()).hexdigest()
         return PinnedFamily(f"{FAMILY}/{family.id}", family, members, f"sha256:{digest}")

@@ -16,6 +16,7 @@ from geometry_bench.errors import GeometryBenchError
 from geometry_bench.family_lab import SHARES, THRESHOLDS, FamilyLab
 from geometry_bench.group_lab import DEPTH, GroupLab
 from geometry_bench.lab import CaptureSettings, Lab, RequestSettings, prompts_hash
+from geometry_bench.labs import Labs
 from geometry_bench.prompts.pack import load_pack
 from geometry_bench.records.environment import environment, peak_memory_bytes
 from geometry_bench.records.facts import absent, panel_facts, panel_inputs, together
@@ -45,7 +46,6 @@ from geometry_bench.roster import FAMILY, PinnedFamily, PinnedGroup, Roster, Sub
 from geometry_bench.subjects.families import Family
 from geometry_bench.subjects.groups import GROUP, Group
 from geometry_bench.subjects.spec import SubjectSpec, resolve
-from geometry_bench.updates.store import Store, root_in
 
 SOURCE_WORDING = "safety_compassion_source"
 """Id of a pack that holds the source's own wording: figures are compared as numbers with such a pack alone."""
@@ -75,10 +75,6 @@ class RunSettings:
     depth: float = DEPTH
     cache: bool = True
     cache_dir: Path | None = None
-
-
-class SubjectFailedError(GeometryBenchError):
-    """A further case of a subject that could not be loaded."""
 
 
 def baseline_roots(own: Path | None) -> tuple[Path, ...]:
@@ -121,10 +117,15 @@ class Run:
         self.results = ResultsFile(settings.results) if settings.results else None
         self._earlier = self._read_earlier()
         self._records: dict[tuple[str, str], Record] = {}
-        self._lab: Lab | None = None
-        self._groups: dict[str, GroupLab] = {}
-        self._families: dict[str, FamilyLab] = {}
-        self._failed: set[str] = set()
+        self._labs = Labs(
+            self.roster,
+            self.pack,
+            capture=settings.capture,
+            requests=settings.requests,
+            depth=settings.depth,
+            cache=settings.cache,
+            cache_dir=settings.cache_dir,
+        )
 
     def _published_alignment(self, name: str) -> str | None:
         found = (published.find(name) for published in self.published.values())
@@ -215,7 +216,7 @@ class Run:
         if claim.scope == "family":
             return self._measured_family(claim, case, self.roster.families[subject])
         started = time.perf_counter()
-        lab = self._open(subject)
+        lab = self._labs.model(subject)
         estimates, reason = _measure(claim, case, lab)
         spec, _ = self.subjects[subject]
         facts = lab.subject.facts() | {"id": subject, "requested": _requested(spec)} | _family_facts(spec)
@@ -236,7 +237,7 @@ class Run:
 
     def _measured_group(self, claim: Claim, case: Case, group: PinnedGroup) -> Record:
         started = time.perf_counter()
-        lab = self._group_lab(group)
+        lab = self._labs.group(group)
         estimates, reason = _measure(claim, case, lab)
         members = {member: lab.facts(member) for member in lab.members}
         facts = together(group.id, group.revision, members) | {
@@ -247,10 +248,7 @@ class Run:
 
     def _measured_family(self, claim: Claim, case: Case, family: PinnedFamily) -> Record:
         started = time.perf_counter()
-        if family.id not in self._families:
-            store = Store(root_in(self.settings.cache_dir)) if self.settings.cache else None
-            self._families[family.id] = FamilyLab(family.family, store, progress=self.settings.capture.progress)
-        estimates, reason = _measure(claim, case, self._families[family.id])
+        estimates, reason = _measure(claim, case, self._labs.family(family))
         # Differences of weights are taken in float32 whatever the files hold, and no kernel has a part in them.
         same = {"dtype": "float32", "attention": "none", "quantisation": "none"}
         members = {
@@ -260,49 +258,15 @@ class Run:
         facts = together(family.id, family.revision, members) | {"requested": {}}
         return _bare_record(claim, case, facts, _family_inputs(family), estimates, reason, started)
 
-    def _group_lab(self, group: PinnedGroup) -> GroupLab:
-        if group.id not in self._groups:
-            self._groups[group.id] = GroupLab(
-                tuple(group.members),
-                group.reference,
-                lambda member: self._open(group.members[member]),
-                self.settings.requests,
-                self.settings.depth,
-            )
-        return self._groups[group.id]
-
-    def _open(self, subject: str) -> Lab:
-        """The lab of a subject; only one model is held at a time."""
-        if subject in self._failed:
-            raise SubjectFailedError(f"not measured: {subject} could not be loaded, see its first case")
-        spec, identity = self.roster.known[subject]
-        if self._lab is not None and self._lab.identity != identity:
-            self._lab.close()
-            self._lab = None
-        if self._lab is None:
-            from geometry_bench.activations.cache import Cache
-
-            cache = Cache(self.settings.cache_dir) if self.settings.cache else None
-            lab = Lab(spec, identity, self.pack, self.settings.capture, cache, requests=self.settings.requests)
-            try:
-                _ = lab.subject
-            except GeometryBenchError:
-                self._failed.add(subject)
-                raise
-            self._lab = lab
-        return self._lab
-
     def close(self) -> None:
         """Let the loaded model go."""
-        if self._lab is not None:
-            self._lab.close()
-            self._lab = None
+        self._labs.close()
 
     def _key(self, claim: Claim, case: Case, subject: str) -> tuple[Any, ...]:
         group, family = self.roster.groups.get(subject), self.roster.families.get(subject)
         revision, adapter, inputs = "", None, ""
         if group is not None:
-            revision, inputs = group.revision, self._group_lab(group).pack_hash()
+            revision, inputs = group.revision, self._labs.group(group).pack_hash()
         elif family is not None:
             revision, inputs = family.revision, str(_family_inputs(family)["pack_hash"])
         else:

@@ -109,4 +109,4 @@ def group_manifest(path: str | Path) -> Path:
         raise GeometryBenchError(
             f"There is no {KIND} {path}; give a TOML file, or zoo/groups/NAME for an embedded one."
         )
-    return given
+    return given.resolve()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.subjects import hashing, hub
-from geometry_bench.subjects.describe import read_json
+from geometry_bench.subjects.describe import read_json, refuse_non_decoder
 from geometry_bench.subjects.families import Family, Member
-from geometry_bench.subjects.spec import SubjectSpec, resolve
+from geometry_bench.subjects.spec import SubjectSpec, embedded_folder, resolve
 from geometry_bench.updates.lora import Adapter, is_adapter, read_adapter
 from geometry_bench.updates.safetensor import READABLE, Array32, Stored, read_header, read_rows, slices
 
@@ -111,15 +111,19 @@ class Checkpoint:
 def open_checkpoint(spec: SubjectSpec) -> Checkpoint:
     """The checkpoint that ``spec`` names, its headers read; with an adapter, the model that it changes by it.
 
+    No model is loaded, so that a local folder needs a configuration and weights but no tokenizer.
+
     Raises:
-        GeometryBenchError: everything that ``resolve`` raises; a missing shard, pickle weights, a file cut short, a
+        GeometryBenchError: what ``resolve`` raises, but for that; a missing shard, pickle weights, a file cut short, a
             quantised model, an adapter that is no plain LoRA or does not fit.
     """
     name = spec.name or spec.model
     if is_adapter(Path(spec.model).expanduser()):
         raise GeometryBenchError(f"{spec.model} holds an adapter only; name the model that it changes as its parent.")
-    identity = resolve(spec)
-    folder = identity.path if identity.path is not None else hub.snapshot(identity.name, identity.revision, FILES)
+    folder = _local_folder(spec)
+    if folder is None:
+        identity = resolve(replace(spec, adapter=None))
+        folder = hub.snapshot(identity.name, identity.revision, FILES)
     config = read_json(folder / "config.json")
     if config.get("quantization_config"):
         raise GeometryBenchError(f"{name} is quantised; updates are taken between float weights, give those.")
@@ -130,6 +134,30 @@ def open_checkpoint(spec: SubjectSpec) -> Checkpoint:
     _refuse_incomplete(folder, tensors)
     checkpoint = Checkpoint(name, folder, config, dict(sorted(tensors.items())), None, _tied(config, tensors))
     return checkpoint if spec.adapter is None else _with_adapter(checkpoint, Path(spec.adapter).expanduser(), name)
+
+
+def revision_of(spec: SubjectSpec) -> str:
+    """Which version of its weights ``spec`` names: the content hash of a folder, the commit on the Hub; and the adapter's.
+
+    The same as that of the subject as ``resolve`` pins it, for folders without a tokenizer too.
+
+    Raises:
+        GeometryBenchError: what ``resolve`` raises, but for a missing tokenizer.
+    """
+    folder = _local_folder(spec)
+    own = hashing.content_hash(folder) if folder is not None else resolve(replace(spec, adapter=None)).revision
+    if spec.adapter is None:
+        return own
+    return f"{own} + adapter {hashing.adapter_hash(Path(spec.adapter).expanduser())}"
+
+
+def _local_folder(spec: SubjectSpec) -> Path | None:
+    """The folder of a local or embedded decoder; None for a Hub id, and for what ``resolve`` refuses in its own words."""
+    folder = embedded_folder(spec.model) or Path(spec.model).expanduser()
+    if spec.revision is not None or not (folder / "config.json").is_file():
+        return None
+    refuse_non_decoder(read_json(folder / "config.json"), str(folder))
+    return folder
 
 
 def open_member(family: Family, member: Member) -> Checkpoint:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -116,11 +117,13 @@ def _refuse_nothing(task: Update, source: Update, outcomes: Mapping[str, TensorO
 
 @contextmanager
 def _complete_or_absent(out: Path, needed: float) -> Iterator[Path]:
-    """A folder beside ``out`` that becomes ``out`` in the end, or vanishes."""
+    """A folder beside ``out`` that becomes ``out`` in the end, or vanishes together with the parents made for it."""
     if out.exists() or out.is_symlink():
         raise GeometryBenchError(f"{out} exists; choose a folder that does not.")
     made = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    absent = [parent for parent in out.parents if not parent.exists()]
     try:
+        _clear_abandoned(out)
         out.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(out.parent).free
         if free < needed:
@@ -136,6 +139,32 @@ def _complete_or_absent(out: Path, needed: float) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(made, ignore_errors=True)
+        for parent in absent:  # the innermost first; one that holds something stays
+            with suppress(OSError):
+                parent.rmdir()
+
+
+def _clear_abandoned(out: Path) -> None:
+    """Remove what was begun for ``out`` by processes that live no more: killed, they could not do it themselves."""
+    named = re.compile(rf"\.{re.escape(out.name)}\.(\d+)\.tmp")
+    for left in out.parent.iterdir() if out.parent.is_dir() else ():
+        match = named.fullmatch(left.name)
+        if match and not _runs(int(match[1])):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    """Whether another process of that number runs; where that cannot be asked (Windows), it is taken to."""
+    if process == os.getpid():
+        return False
+    try:
+        if os.name == "posix":
+            os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 Shards = Mapping[str, Mapping[str, Stored]]

@@ -22,8 +22,9 @@ Array32 = NDArray[np.float32]
 
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
           "U64": 8, "U32": 4, "U16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "C64": 8}  # fmt: skip
-READABLE = ("F32", "F16", "BF16")
-"""The stored types that become float32 without loss."""
+_NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
+READABLE = (*_NUMPY, "BF16")
+"""The stored types that are read as float32: without loss, but for float64, which is rounded to it."""
 SLICE_ENTRIES = 4_000_000
 """About how many entries of a tensor are read at a time: 16 MB in float32."""
 _LARGEST_HEADER = 100_000_000
@@ -59,14 +60,17 @@ def read_header(file: Path) -> Mapping[str, Stored]:
     """The tensors of a file, by name; no data are read.
 
     Raises:
-        GeometryBenchError: not a safetensors file, an unknown type, or a tensor that the file is too short for.
+        GeometryBenchError: not a safetensors file, an unknown type, or a file that ends before its header or a tensor does.
     """
     try:
         length = file.stat().st_size
         with file.open("rb") as handle:
             size = int.from_bytes(handle.read(8), "little")
-            if size > min(_LARGEST_HEADER, length):
-                raise ValueError("its header is longer than the file")
+            if size > _LARGEST_HEADER:
+                raise ValueError("it does not start with the length of a header")
+            if length < 8 + max(size, 1):
+                how = "cut short: it ends within its header" if length else "empty"
+                raise GeometryBenchError(f"{file} is {how}; download or save it again.")
             content = json.loads(handle.read(size))
         content.pop("__metadata__", None)
         tensors = {name: _stored(file, name, entry, 8 + size) for name, entry in content.items()}
@@ -99,16 +103,16 @@ def slices(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
 
 
 def read_rows(tensor: Stored, first: int = 0, last: int | None = None) -> Array32:
-    """Rows ``first`` to ``last`` (excluded; None: to the end) of a tensor in float32, exactly as stored.
+    """Rows ``first`` to ``last`` (excluded; None: to the end) of a tensor in float32, exactly as stored but for float64.
 
     Raises:
-        GeometryBenchError: the type does not become float32 without loss, the file cannot be read, or an entry is NaN or
-            infinite.
+        GeometryBenchError: the type is none of floats that are read, the file cannot be read, or an entry is NaN or infinite
+            (or too large for float32).
     """
     if tensor.dtype not in READABLE:
         raise GeometryBenchError(
-            f"The tensor {tensor.name} in {tensor.file} is stored as {tensor.dtype}; updates are taken between float32, "
-            "float16 and bfloat16 weights."
+            f"The tensor {tensor.name} in {tensor.file} is stored as {tensor.dtype}; updates are taken between float64, "
+            "float32, float16 and bfloat16 weights."
         )
     raw = read_raw(tensor, first, last)
     shape = (-1, *tensor.shape[1:]) if tensor.shape else ()
@@ -138,19 +142,20 @@ def read_raw(tensor: Stored, first: int = 0, last: int | None = None) -> NDArray
 
 
 def to_float32(raw: NDArray[np.uint8], dtype: str) -> Array32:
-    """Little-endian bytes of F32, F16 or BF16 as float32, flat."""
+    """Little-endian bytes of F64, F32, F16 or BF16 as float32, flat; what is too large for it becomes infinite."""
     if dtype == "BF16":
         wide = raw.view("<u2").astype(np.uint32)
         wide <<= 16
         return wide.view(np.float32)
-    return raw.view("<f4" if dtype == "F32" else "<f2").astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):
+        return raw.view(_NUMPY[dtype]).astype(np.float32, copy=False)
 
 
 def from_float32(values: Array32, dtype: str) -> NDArray[np.uint8]:
-    """float32 as little-endian bytes of F32, F16 or BF16, rounded to nearest, ties to even."""
+    """float32 as little-endian bytes of F64, F32, F16 or BF16, rounded to nearest, ties to even."""
     values = np.ascontiguousarray(values, dtype=np.float32)
     if dtype == "BF16":
         wide = values.view(np.uint32)
         wide = wide + (((wide >> 16) & 1) + np.uint32(0x7FFF))
         return (wide >> 16).astype("<u2").view(np.uint8).reshape(-1)
-    return values.astype("<f4" if dtype == "F32" else "<f2").view(np.uint8).reshape(-1)
+    return values.astype(_NUMPY[dtype]).view(np.uint8).reshape(-1)

@@ -173,13 +173,13 @@ def compare(start: Checkpoint, end: Checkpoint) -> Update:
     begin, finish = _names(start), _names(end)
     other = _renamed(begin - finish, finish - begin)
     pairs = []
-    for name in begin | (finish - set(other.values())):
+    # In order, so that of several faults it is always the same one that is told.
+    for name in sorted(begin | (finish - set(other.values())), key=_natural):
         in_start = name if name in begin else None
         in_end = other.get(name, name if name in finish else None)
         pairs.append(_pair(name, start, end, in_start, in_end))
     if not any(pair.shape is not None for pair in pairs):
         raise GeometryBenchError(f"{start.name} and {end.name} share no tensor of float weights; they are no family.")
-    pairs.sort(key=lambda pair: _natural(pair.name))
     return Update(start, end, {pair.name: pair for pair in pairs})
 
 
