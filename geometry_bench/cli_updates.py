@@ -167,8 +167,9 @@ def project(
     """Write a fine-tune of which only the part inside (or outside) the alignment subspace is kept, as a model folder.
 
     W = W_start + P·Δ (parallel) or W_start + (I − P)·Δ (orthogonal), where Δ = fine-tune − start and P projects on k
-    directions of the output side of start − base (of start − its parent for safety_dpo). The folder loads in transformers as any other; projection.json in it says
-    what became of each tensor. Nothing is left behind when writing fails or is interrupted.
+    directions of the output side of start − base (for safety_dpo of start − its parent). The folder loads in transformers as
+    any other; projection.json in it says what became of each tensor. Nothing is left behind when writing fails or is
+    interrupted.
 
     Example: geometry-bench project --family zoo/llama-d80 --task harmful --scheme parallel --rho 0.25 --out projected
     """
@@ -230,8 +231,7 @@ def _chosen(ranges: Sequence[range] | None, update: Update) -> tuple[int, ...] |
     """The blocks in the ranges: all that there are, and the first that is not, for which the projection is refused."""
     if ranges is None:
         return None
-    known = {pair.layer for pair in update.pairs.values() if pair.layer is not None}
-    chosen: set[int] = set()
+    known, chosen = update.layers, set[int]()
     for one in ranges:  # one may go on for longer than any list could
         chosen.update(layer for layer in known if layer in one)
         chosen.update(islice((layer for layer in one if layer not in known), 1))

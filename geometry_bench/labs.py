@@ -17,7 +17,10 @@ class SubjectFailedError(GeometryBenchError):
 
 
 class Labs:
-    """The lab of each subject of a roster. Without ``cache`` nothing is kept on disk; ``cache_dir`` None: the usual place."""
+    """The lab of each subject of a roster.
+
+    Without ``cache`` nothing is kept on disk; ``cache_dir`` None is the usual place.
+    """
 
     def __init__(
         self,

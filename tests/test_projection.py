@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -198,7 +203,42 @@ def test_what_cannot_be_finished_leaves_nothing(
     with pytest.raises((GeometryBenchError, KeyboardInterrupt), match=told):
         write_projection(*updates, Projection("parallel", "top-k", 0.25), place / "out")
     assert left[0] == 0
-    assert empty(place)
+    assert empty(tmp_path)  # without the parent made for it
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM that a process could catch")
+def test_sigterm_ends_the_command_as_ctrl_c_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    round_to, missed = folders.from_float32, []
+
+    def ended(values: np.ndarray, dtype: str) -> np.ndarray:
+        assert list((tmp_path / "new").iterdir())
+        os.kill(os.getpid(), signal.SIGTERM)
+        return round_to(values, dtype)
+
+    def own(number: int, frame: object) -> None:
+        missed.append(number)
+
+    monkeypatch.setattr(folders, "from_float32", ended)
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        done = CliRunner().invoke(app, projecting(ZOO, tmp_path / "new" / "p"))
+        assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (done.exit_code, missed) == (130, [])
+    assert "Interrupted; nothing is left of the folder" in done.output
+    assert empty(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be asked for there")
+def test_what_killed_processes_left_is_cleared(updates: tuple[Update, Update], tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name in (f".p.{dead.pid}.tmp", f".p.{os.getpid()}.tmp", f".p.{os.getppid()}.tmp", f".q.{dead.pid}.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_text("")
+    write_projection(*updates, Projection("parallel", "top-k", 0.25), tmp_path / "p")
+    assert {path.name for path in tmp_path.iterdir()} == {"p", f".p.{os.getppid()}.tmp", f".q.{dead.pid}.tmp"}
 
 
 def test_too_little_space_is_told_before_anything_is_read(
@@ -245,6 +285,90 @@ def test_a_tensor_that_the_subspace_lacks_is_kept_or_dropped_whole(tmp_path: Pat
 
 
 # The command line
+
+
+def projecting(family: Path, out: Path, *more: str, task: str = "harmful") -> list[str]:
+    """Arguments of a projection by the command."""
+    return ["project", "--family", str(family), "--task", task, "--scheme", "parallel", "--out", str(out), *more]
+
+
+def declared(where: Path, **members: tuple[str, str]) -> Path:
+    """A family of the zoo's base and members (role: place, parent)."""
+    text = 'schema = 1\nname = "f"\n[[members]]\nrole = "base"\nmodel = "zoo/llama-d80/base"\n'
+    for role, (place, parent) in members.items():
+        text += f'[[members]]\nrole = "{role}"\nmodel = "{place}"\nparent = "{parent}"\n'
+    (where / "family.toml").write_text(text)
+    return where
+
+
+@pytest.fixture(scope="module")
+def refused() -> Callable[[list[str]], str]:
+    """The sentence that a command is refused with."""
+
+    def refuse(command: list[str]) -> str:
+        error = CliRunner().invoke(app, command).exception
+        assert isinstance(error, GeometryBenchError)
+        return str(error)
+
+    return refuse
+
+
+def test_layers_beyond_the_model_are_refused_however_many(tmp_path: Path, refused: Callable[[list[str]], str]) -> None:
+    for layers, first in (("0-999999999999", 8), ("99999999999-999999999999", 99999999999), ("1,7-8,3", 8)):
+        told = refused(projecting(ZOO, tmp_path / "new" / "p", f"--layers={layers}"))
+        assert told.endswith(f"has no layer {first}; it has layers 0 to 7.")
+    assert empty(tmp_path)
+
+
+def test_tensors_that_could_not_be_projected_are_named(tmp_path: Path) -> None:
+    aligned, tuned = (Path("fixtures/zoo/llama-d80") / name for name in ("aligned", "aligned-harmful"))
+    (tmp_path / "tuned").mkdir()
+    shutil.copyfile(tuned / "config.json", tmp_path / "tuned" / "config.json")  # and no tokenizer
+    tensors = load_file(tuned / "model.safetensors")
+    lost = sorted(name for name in tensors if "layers.6" in name)[:7]
+    more = {"model.layers.8.mlp.up_proj.weight": tensors[lost[0]].clone()}
+    kept = {name: tensor for name, tensor in tensors.items() if name not in lost}
+    save_file(kept, tmp_path / "tuned" / "model.safetensors")
+    family = declared(tmp_path, aligned=(str(aligned.resolve()), "base"), harmful=("tuned", "aligned"))
+    done = CliRunner().invoke(app, projecting(family, tmp_path / "p"))
+    assert done.exit_code == 0, done.output
+    assert "67 of 74 tensors projected" in done.output
+    lines = done.output.splitlines()
+    at = [place for place, line in enumerate(lines) if "left as it was (missing in end: f/harmful has no such" in line]
+    assert [lines[place].split(":")[0].strip() for place in at] == lost[:5]
+    assert lines[at[-1] + 1].startswith("  and 2 more;")
+    # One that only the fine-tune has, and none of those that --layers leaves alone.
+    save_file(tensors | more, tmp_path / "tuned" / "model.safetensors")
+    done = CliRunner().invoke(app, projecting(family, tmp_path / "q", "--layers=2"))
+    assert done.output.splitlines()[-2].endswith("9 of 74 tensors projected")
+    told = "  model.layers.8.mlp.up_proj.weight: not written (missing in start: f/aligned has no such tensor)"
+    assert done.output.splitlines()[-1] == told
+
+
+def test_a_start_tuned_by_dpo(tmp_path: Path, refused: Callable[[list[str]], str]) -> None:
+    told = refused(projecting(ZOO, tmp_path / "p", "--start=safety_dpo"))
+    assert "no member of role harmful that starts from one of role safety_dpo" in told
+    family = declared(
+        tmp_path,
+        safety_tuned=("zoo/llama-d80/safety_tuned", "base"),
+        safety_dpo=("zoo/llama-d80/safety_dpo", "safety_tuned"),
+        harmful=("zoo/llama-d80/safety_tuned-harmful", "safety_dpo"),
+    )
+    done = CliRunner().invoke(app, projecting(family, tmp_path / "p", "--start=safety_dpo"))
+    assert done.exit_code == 0, done.output
+    report = json.loads((tmp_path / "p" / REPORT).read_text())
+    assert report["start"] == "f/safety_dpo"
+    assert report["subspace"] == ["f/safety_dpo", "f/safety_tuned"]
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("GEOMETRY_BENCH_CACHE", str(tmp_path / "file"))
+    shown = CliRunner().invoke(app, ["updates", "--family", str(ZOO)])
+    assert shown.exit_code == 0, shown.output
+    warned = [line for line in shown.stderr.splitlines() if "cannot be kept" in line]
+    assert len(warned) == 1
+    assert warned[0].startswith("geometry-bench: warning: Decompositions cannot be kept in")
 
 
 def test_the_commands(tmp_path: Path) -> None:

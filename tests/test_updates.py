@@ -25,10 +25,11 @@ from geometry_bench.geometry.subspaces import (
     random_energy,
     random_frame,
 )
+from geometry_bench.roster import Roster
 from geometry_bench.subjects.families import load_family
-from geometry_bench.subjects.spec import SubjectSpec
+from geometry_bench.subjects.spec import SubjectSpec, resolve
 from geometry_bench.updates import safetensor
-from geometry_bench.updates.checkpoint import Checkpoint, open_checkpoint
+from geometry_bench.updates.checkpoint import Checkpoint, open_checkpoint, revision_of
 from geometry_bench.updates.decompositions import factorise, in_memory, overlap
 from geometry_bench.updates.safetensor import from_float32, to_float32
 from geometry_bench.updates.store import Store
@@ -216,7 +217,7 @@ def some(seed: int = 0, **more: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: torch.randn(shape, generator=generator) for name, shape in names.items()} | more
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_slices_are_the_stored_values_exactly(
     dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +233,12 @@ def test_slices_are_the_stored_values_exactly(
         kind = read.stored(name).dtype
         back = to_float32(from_float32(joined, kind), kind).reshape(tensor.shape)
         np.testing.assert_array_equal(back, joined)
+
+
+def test_what_float32_cannot_hold_is_told(tmp_path: Path) -> None:
+    large = opened(folder(tmp_path / "m", {"x": torch.tensor([1.0, 1e300], dtype=torch.float64)}))
+    with pytest.raises(GeometryBenchError, match=r"x in .* holds NaN or infinity"):
+        large.rows("x")
 
 
 def test_rounding_to_bfloat16_is_that_of_torch() -> None:
@@ -441,13 +448,66 @@ def test_faults_of_checkpoints_are_told_in_one_sentence(tmp_path: Path) -> None:
     short.write_bytes(short.read_bytes()[:-3])
     with pytest.raises(GeometryBenchError, match=r"is cut short: it ends within the tensor model\.norm\.weight"):
         opened(short.parent)
-    short.write_bytes(short.read_bytes()[:40])
-    with pytest.raises(GeometryBenchError, match="not a readable safetensors file"):
-        opened(short.parent)
+    for content, told in (
+        (short.read_bytes()[:40], r"model\.safetensors is cut short: it ends within its header"),
+        (short.read_bytes()[:5], r"model\.safetensors is cut short: it ends within its header"),
+        (b"", r"model\.safetensors is empty; download or save it again"),
+        (b"version https://git-lfs.github.com/spec/v1", "is not a readable safetensors file .it does not start with"),
+    ):
+        short.write_bytes(content)
+        with pytest.raises(GeometryBenchError, match=told):
+            opened(short.parent)
     pickled = folder(tmp_path / "pickled", some(0))
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     with pytest.raises(GeometryBenchError, match="pickle weights only"):
         opened(pickled)
+
+
+def test_of_several_misfits_the_first_in_order_is_told(tmp_path: Path) -> None:
+    narrow, wide = (
+        opened(
+            folder(tmp_path / f"{width}", {f"model.layers.{i}.up.weight": torch.ones(3, width) for i in range(2, 40)})
+        )
+        for width in (4, 5)
+    )
+    with pytest.raises(GeometryBenchError, match=r"^model\.layers\.2\.up\.weight has shape \(3, 4\)"):
+        compare(narrow, wide)
+
+
+def test_weights_without_a_tokenizer_are_read_and_pinned(tmp_path: Path) -> None:
+    where = folder(tmp_path / "m", some(0))
+    spec = SubjectSpec(str(where))
+    assert revision_of(spec) == resolve(spec).revision
+    (where / "tokenizer.json").unlink()
+    bare = revision_of(spec)
+    assert opened(where).shape("model.norm.weight") == (4,)
+    save_file(some(1), where / "model.safetensors")
+    assert revision_of(spec) != bare
+    (where / "family.toml").write_text('schema = 1\nname = "f"\n[[members]]\nrole = "base"\nmodel = "."\n')
+    (pinned,) = Roster([], families=[load_family(where)]).families.values()
+    assert pinned.members == {"base": revision_of(spec)}
+    for wrong, told in (
+        (SubjectSpec(str(where), revision="main"), "is a local folder; drop --revision"),
+        (SubjectSpec(str(tmp_path / "none")), "There is no folder"),
+        (SubjectSpec(str(tmp_path)), "is not a model folder: it has no config.json"),
+        (
+            SubjectSpec(str(where), adapter=str(tmp_path)),
+            "is no folder of a PEFT adapter: it has no adapter_config.json",
+        ),
+    ):
+        with pytest.raises(GeometryBenchError, match=told):
+            open_checkpoint(wrong)
+    (where / "config.json").write_text('{"architectures": ["BertForMaskedLM"], "model_type": "bert"}')
+    for read in (open_checkpoint, revision_of):
+        with pytest.raises(GeometryBenchError, match="not a generating language model"):
+            read(spec)
+
+
+def test_the_revision_of_an_adapter_is_that_of_both(lora: tuple[Path, Path, dict[str, torch.Tensor]]) -> None:
+    base, adapter, _ = lora
+    spec = SubjectSpec(str(base), adapter=str(adapter))
+    identity = resolve(spec)
+    assert revision_of(spec) == f"{identity.revision} + adapter {identity.adapter_hash}"
 
 
 def test_a_missing_shard_and_a_broken_promise_are_told(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def _write(
 
 
 def _refuse_unknown_layers(task: Update, plan: Projection) -> None:
-    known = {pair.layer for pair in task.pairs.values() if pair.layer is not None}
+    known = task.layers
     unknown = sorted(set(plan.layers or ()) - known)
     if unknown:
         there = f"layers 0 to {max(known)}" if known else "no numbered layers"

@@ -74,7 +74,8 @@ def read_adapter(folder: Path) -> Adapter:
     """The adapter's tensors, sorted by the weight that they change; no data are read.
 
     Raises:
-        GeometryBenchError: no adapter, another kind than plain LoRA, pickle weights, a factor without its partner, an unknown tensor.
+        GeometryBenchError: no adapter, another kind than plain LoRA, pickle weights, a factor without its partner, an
+            unknown tensor.
     """
     if not (folder / CONFIG).is_file():
         raise GeometryBenchError(f"{folder} is no folder of a PEFT adapter: it has no {CONFIG}.")

@@ -78,6 +78,13 @@ class Update:
         """Tensors that can be compared, changed or not; a tied head is its embedding and is left out."""
         return tuple(name for name, pair in self.pairs.items() if pair.shape is not None)
 
+    @property
+    def layers(self) -> frozenset[int]:
+        """Indices of the start's decoder blocks."""
+        return frozenset(
+            pair.layer for pair in self.pairs.values() if pair.start is not None and pair.layer is not None
+        )
+
     def rows(self, name: str, first: int, last: int) -> Array32:
         """Rows of a tensor's update, in float32.
 
