@@ -73,7 +73,6 @@ def show(claim: Annotated[str, typer.Argument(help="Id of a claim, as `geometry-
     """Print one claim: statement, source, cases, criterion, null, published figures."""
     from geometry_bench.claims.model import Case
     from geometry_bench.claims.registry import find_claim
-    from geometry_bench.prompts.pack import load_pack
     from geometry_bench.records.published import load_source
 
     found = find_claim(claim)
@@ -92,10 +91,7 @@ def show(claim: Annotated[str, typer.Argument(help="Id of a claim, as `geometry-
         ("null", _wrapped(found.null, 90)),
         ("source's criterion", str(found.published_criterion) if found.published_criterion else "none stated"),
         ("smallest change", f"{found.smallest_change:g}"),
-        (
-            "cost",
-            f"{found.cost(load_pack())} forward passes{_of_each(found)}, shared with other claims on the same messages",
-        ),
+        ("cost", _cost(found)),
     ]
     typer.echo(tabulate(facts, tablefmt="plain"))
     if found.figure is not None:
@@ -423,8 +419,13 @@ def _cases(claim: Claim) -> str:
     return " + ".join([*([str(declared)] if declared else []), *([more] if more else [])])
 
 
-def _of_each(claim: Claim) -> str:
-    return " of each member" if claim.scope == "group" else ""
+def _cost(claim: Claim) -> str:
+    from geometry_bench.prompts.pack import load_pack
+
+    if claim.scope == "family":
+        return "no forward pass: weights are read, tensor by tensor"
+    each = " of each member" if claim.scope == "group" else ""
+    return f"{claim.cost(load_pack())} forward passes{each}, shared with other claims on the same prompts"
 
 
 def _wrapped(text: str, width: int) -> str:

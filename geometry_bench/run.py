@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from geometry_bench.claims.model import Case, Claim, Estimates, NotApplicableError, Panel, Scope
+from geometry_bench.claims.model import Case, Claim, Estimates, Figure, NotApplicableError, Panel, Scope
 from geometry_bench.claims.registry import CLAIMS, known_cases
 from geometry_bench.claims.requests import Labelled
 from geometry_bench.errors import GeometryBenchError
@@ -292,7 +292,7 @@ class Run:
             verdict, reason = ClaimVerdict.NOT_APPLICABLE, record.verdicts.claim_reason
         else:
             verdict, reason = judge_claim(claim.criterion, estimate, method)
-        figure = self._figure(claim, case, record)
+        figure = self.figure(claim, case, record.subject_name)
         agreement, agreement_reason = judge_published(
             source_estimate,
             figure,
@@ -327,27 +327,27 @@ class Run:
             }
         )
 
-    def _figure(self, claim: Claim, case: Case, record: Record) -> float | None:
+    def figure(self, claim: Claim, case: Case, subject: str) -> float | None:
+        """The source's figure for a case on a subject of this run, None where it has none."""
         if claim.figure is None:
             return None
-        source = self.published[claim.source.id]
-        group = self.roster.groups.get(record.subject_name)
+        source, group = self.published[claim.source.id], self.roster.groups.get(subject)
         if group is not None:
-            return self._group_figure(claim, case, group, source)
-        published = source.find(str(record.subject["name"]))
+            return self._group_figure(claim.figure, case, group, source)
+        spec_and_identity = self.roster.known.get(subject)
+        published = source.find(spec_and_identity[1].name) if spec_and_identity is not None else None
         return claim.figure(published, case) if published is not None else None
 
-    def _group_figure(self, claim: Claim, case: Case, group: PinnedGroup, source: Any) -> float | None:
+    def _group_figure(self, figure: Figure, case: Case, group: PinnedGroup, source: Any) -> float | None:
         """A figure of the group that has just these members and this reference: a shared direction depends on them all."""
-        if claim.figure is None or case.key not in group.members:
-            return None
         subjects = {member: source.find(self.roster.known[id][1].name) for member, id in group.members.items()}
-        published = next(
-            (g for g in source.groups.values() if set(g.members) == {s and s.key for s in subjects.values()}), None
-        )
-        if published is None or subjects[group.reference].key != published.reference:
+        if case.key not in subjects or None in subjects.values():
             return None
-        return claim.figure(subjects[case.key], case)
+        keys = {member: subject.key for member, subject in subjects.items()}
+        same = [one for one in source.groups.values() if set(one.members) == set(keys.values())]
+        if not same or same[0].reference != keys[group.reference]:
+            return None
+        return figure(subjects[case.key], case)
 
     def _baseline_answer(self, claim: Claim, record: Record, comparisons: int) -> tuple[BaselineAnswer, Found | None]:
         subject = record.subject

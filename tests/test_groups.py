@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,8 +26,8 @@ from geometry_bench.options import OPTIONS, asked_for
 from geometry_bench.records.schema import ClaimVerdict, Estimate
 from geometry_bench.records.verdicts import judge_claim
 from geometry_bench.run import Run, RunSettings
-from geometry_bench.subjects.groups import embedded_groups, group_of, load_group
-from geometry_bench.subjects.spec import SubjectSpec
+from geometry_bench.subjects.groups import Group, embedded_groups, group_of, load_group
+from geometry_bench.subjects.spec import SubjectSpec, resolve
 
 WIDTH, LAYERS, COUNT = 32, 6, 300
 Make = Callable[[str, str, np.ndarray], np.ndarray]
@@ -394,6 +395,25 @@ def test_a_published_group_brings_its_figures_and_another_does_not() -> None:
     assert figures["universal.shared_axis"](member, Case("x")) == 0.84  # type: ignore[misc]
     assert figures["universal.shared_axis"](member, universal.MEAN) is None  # type: ignore[misc]
     assert figures["universal.alignment_error"](member, Case("x")) == pytest.approx(0.4876 - 0.4906)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("reference", ["a", "b"])
+def test_figures_are_those_of_a_group_with_the_same_members_and_reference(
+    monkeypatch: pytest.MonkeyPatch, reference: str
+) -> None:
+    names = {"a": "EleutherAI/pythia-1b", "b": "EleutherAI/pythia-160m", "c": "EleutherAI/pythia-410m"}
+    plain = resolve(SubjectSpec(ZOO))
+    monkeypatch.setattr(
+        "geometry_bench.roster.resolve", lambda spec: replace(plain, name=spec.model, revision=spec.model)
+    )
+    group = Group("group/small", reference, {name: SubjectSpec(model) for name, model in names.items()})
+    run = Run([], RunSettings(), [group])
+    claim = CLAIMS["universal.shared_axis"]
+    figures = {case.key: run.figure(claim, case, subject) for case, subject in run.targets(claim)}
+    if reference == "a":
+        assert figures == {"mean": None, "a": 0.83, "b": 0.84, "c": 0.52}
+    else:
+        assert set(figures.values()) == {None}
 
 
 def universal_published() -> Any:

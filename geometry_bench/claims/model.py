@@ -45,6 +45,10 @@ class Case:
     parameters: tuple[str, ...] = ()
 
 
+Figure = Callable[[Any, Case], float | None]
+"""A published subject and a case -> the source's figure."""
+
+
 @dataclass(frozen=True)
 class Panel:
     """Several subjects measured together: the records of each, by case key."""
@@ -76,7 +80,7 @@ class Claim:
     cases: tuple[Case, ...] = (Case(),)
     criterion: Criterion = BEYOND_NULL
     published_criterion: Criterion | None = SIGN_ALONE
-    figure: Callable[[Any, Case], float | None] | None = None
+    figure: Figure | None = None
     metric: str = "cosine"
     smallest_change: float = 0.05
     messages: tuple[str, ...] = ("suffering",)
