@@ -12,7 +12,7 @@ from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.subspaces import OverlapSweep, Rule, energy_of_vector, rank_of_share
 from geometry_bench.memo import Memo
-from geometry_bench.subjects.families import Family, Member
+from geometry_bench.subjects.families import CONTROL, Family, Member
 from geometry_bench.updates.checkpoint import layer_of
 from geometry_bench.updates.store import Store
 from geometry_bench.updates.sweep import TensorSweep, common_names, sweep
@@ -30,8 +30,8 @@ DRAWS = 20
 ALIGNMENT = "alignment"
 """Label of the update that made the start from the base; the tasks' updates go by their roles."""
 
-TASKS = ("useful", "harmful")
-PAIRS = (TASKS, ("useful", ALIGNMENT), ("harmful", ALIGNMENT))
+TASKS: tuple[str, str] = ("useful", "harmful")
+PAIRS: tuple[tuple[str, str], ...] = (TASKS, ("useful", ALIGNMENT), ("harmful", ALIGNMENT))
 
 STARTS: Mapping[str, str] = {"aligned": "aligned", "safety": "safety_tuned", "dpo": "safety_dpo"}
 """What fine-tunes start from, by the role whose update is the alignment."""
@@ -53,7 +53,10 @@ class Curves:
 
 @dataclass(frozen=True)
 class Reading:
-    """One matrix: its block (None outside of them), energies by task and rule, overlaps by pair of updates."""
+    """One matrix: its block (None outside of them), energies by task and rule, overlaps by pair of updates.
+
+    The control stands among tasks and in pairs, last, where the family has one that changes the matrix.
+    """
 
     name: str
     layer: int | None
@@ -77,7 +80,7 @@ class FamilyLab(Memo):
         self._store, self._progress = store, progress
 
     def members(self, start: str) -> dict[str, tuple[Member, Member]]:
-        """Label -> (start, end) of the updates about one of ``STARTS``.
+        """Label -> (start, end) of the updates about one of ``STARTS``, the control's among them where there is one.
 
         The alignment's update starts from the base; that of tuning by DPO from what it was tuned from, which is rarely the
         base. Where nothing was fine-tuned from the model tuned by DPO, the fine-tunes of its parent stand in.
@@ -93,6 +96,8 @@ class FamilyLab(Memo):
             if not [m for m in self.family.members if m.role in TASKS and m.parent == aligned.name]:
                 parent = first.role
         tasks = {task: member_for(self.family, task, parent_role=parent) for task in TASKS}
+        if any(m.role == CONTROL and self._parent(m).role == parent for m in self.family.members):
+            tasks[CONTROL] = member_for(self.family, CONTROL, parent_role=parent)
         return {ALIGNMENT: (first, aligned)} | {task: (self._parent(one), one) for task, one in tasks.items()}
 
     def _parent(self, member: Member) -> Member:
@@ -126,12 +131,15 @@ class FamilyLab(Memo):
         updates = self.updates(start)
         names = common_names(updates, dimensions=2)
         pairs = [*((ALIGNMENT, task) for task in TASKS), TASKS]
-        swept = sweep(updates, pairs, self._watched(names, f"{self.family.name}: {start}"), store=self._store)
+        controls = [(label, CONTROL) for label in (ALIGNMENT, *TASKS)] if CONTROL in updates else []
+        swept = sweep(
+            updates, [*pairs, *controls], self._watched(names, f"{self.family.name}: {start}"), store=self._store
+        )
         moved: set[str] = set()
         readings = []
         for one in swept:
             moved |= {label for label, spectrum in one.spectra.items() if spectrum.rank}
-            if len(one.overlaps) == len(pairs):
+            if all(pair in one.overlaps for pair in pairs):
                 readings.append(_reading(one))
         for label, (first, last) in self.members(start).items():
             if label not in moved:
@@ -170,7 +178,8 @@ class FamilyLab(Memo):
 def _reading(one: TensorSweep) -> Reading:
     energy: dict[tuple[str, Rule], Curves] = {}
     rules: tuple[Rule, ...] = ("round", "floor")
-    for task in TASKS:
+    controlled = (ALIGNMENT, CONTROL) in one.overlaps
+    for task in (*TASKS, *([CONTROL] if controlled else [])):
         overlap, spectrum = one.overlaps[ALIGNMENT, task], one.spectra[task]
         curves = (
             overlap.energy_kept()[None],
@@ -185,13 +194,13 @@ def _reading(one: TensorSweep) -> Reading:
             top, random_k, random = (_at(curve, ranks) for curve in curves)
             energy[task, rule] = Curves(top[0], random_k, random, np.array(ranks) / spectrum.rows)
     about = {pair: one.overlaps[pair[1], pair[0]].turned() for pair in PAIRS if ALIGNMENT in pair}
-    about[TASKS] = one.overlaps[TASKS]
+    about |= {pair: overlap for pair, overlap in one.overlaps.items() if pair == TASKS or CONTROL in pair}
     return Reading(
         one.name,
         layer_of(one.name),
         one.spectra[ALIGNMENT].rank,
         energy,
-        {pair: about[pair].mso(THRESHOLDS) for pair in PAIRS},
+        {pair: overlap.mso(THRESHOLDS) for pair, overlap in about.items()},
     )
 
 

@@ -146,6 +146,27 @@ def test_a_planted_shared_subspace_gives_its_overlap(tmp_path: Path) -> None:
     assert measure("weights.layer_restricted", family, "aligned").value == pytest.approx(0, abs=0.01)
 
 
+def test_an_unrelated_task_stands_beside_the_overlaps_where_the_family_has_one(tmp_path: Path) -> None:
+    def own_span(role: str, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """The tasks move the first half of the outputs, the control the second, the alignment all of them."""
+        update = generator.standard_normal(shape)
+        if role in ("useful", "harmful"):
+            update[shape[0] // 2 :] = 0
+        if role == "control":
+            update[: shape[0] // 2] = 0
+        return update
+
+    family = planted(tmp_path, own_span, ("aligned", "useful", "harmful", "control"))
+    found = measure("weights.mso_above_random", family, "useful-harmful")
+    assert found.value is not None
+    assert found.value > 0.1
+    chance = np.mean([found.details[f"haar_{eta:g}"] for eta in THRESHOLDS])
+    assert found.details["useful_control"] == pytest.approx(-chance, abs=0.05)
+    aligned = measure("weights.mso_above_random", family, "useful-alignment")
+    assert aligned.details["alignment_control"] == pytest.approx(aligned.value, abs=0.05)
+    assert measure("weights.energy_linear", family, "useful").details["control_excess"] == pytest.approx(0, abs=0.03)
+
+
 def test_directions_that_an_update_of_low_rank_lacks_are_not_counted_against_it(tmp_path: Path) -> None:
     def low(role: str, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         if role != "aligned" or len(shape) == 1:

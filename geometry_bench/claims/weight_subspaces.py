@@ -25,6 +25,7 @@ from geometry_bench.geometry.resampling import jackknife_interval
 from geometry_bench.geometry.subspaces import Rule
 from geometry_bench.records.schema import Estimate, Null, Variant
 from geometry_bench.records.verdicts import Criterion
+from geometry_bench.subjects.families import CONTROL
 
 ALIKE = 0.05
 """Shares of energy that differ by less than this on average are called alike: the source shows curves, no figures."""
@@ -146,6 +147,7 @@ def _energy(family: FamilyLab, start: str, task: str, variant: Variant) -> Estim
         "largest_gap": gap(every),
         "excess_outside_blocks": inner(outside) if outside else None,
         "vectors_energy": family.vector_energy(start, task),
+        "control_excess": _control_excess(blocks),
         "alignment_rank": float(np.mean([one.rank for one in every])),
     }
     if variant == "published":
@@ -153,6 +155,12 @@ def _energy(family: FamilyLab, start: str, task: str, variant: Variant) -> Estim
     if not blocks:
         raise NotApplicableError("no matrix of a decoder block is changed by all updates")
     return _estimate(family, start, blocks, inner, null, details)
+
+
+def _control_excess(blocks: Sequence[Reading]) -> float | None:
+    """The same excess for an unrelated task's update; None where the family has none."""
+    curves = [one.energy[CONTROL, "round"] for one in blocks if (CONTROL, "round") in one.energy]
+    return float(np.mean([(curve.top - curve.expected)[_INNER] for curve in curves])) if curves else None
 
 
 def _curves(readings: Sequence[Reading], task: str) -> dict[str, float | None]:
@@ -231,7 +239,14 @@ def _mso(family: FamilyLab, start: str, pair: tuple[str, str], variant: Variant)
     )
     details: dict[str, float | None] = {f"mso_{eta:g}": float(x) for eta, x in zip(THRESHOLDS, overlap, strict=True)}
     details |= {f"haar_{eta:g}": float(x) for eta, x in zip(THRESHOLDS, haar, strict=True)}
+    details |= {f"{update}_control": _with_control(chosen, update) for update in pair}
     return _estimate(family, start, chosen, excess, null, details)
+
+
+def _with_control(chosen: Sequence[Reading], update: str) -> float | None:
+    """Mean overlap above Haar of an update with that by an unrelated task; None where the family has none."""
+    found = [one.overlap[update, CONTROL].excess for one in chosen if (update, CONTROL) in one.overlap]
+    return float(np.mean(found)) if found else None
 
 
 def mso_order(family: FamilyLab, case: Case) -> Estimates:

@@ -23,9 +23,10 @@ from geometry_bench.subjects.spec import SubjectSpec
 KIND = "family manifest"
 MANIFEST = "family.toml"
 BASE = "base"
-ROLES: tuple[str, ...] = (BASE, "aligned", "safety_tuned", "safety_dpo", "useful", "harmful", "contaminated")
+CONTROL = "control"
+ROLES: tuple[str, ...] = (BASE, "aligned", "safety_tuned", "safety_dpo", "useful", "harmful", "contaminated", CONTROL)
 """What a member can be (source D): the common ancestor, its aligned version, the latter tuned further for safety, and
-fine-tunes on useful, harmful and mixed data."""
+fine-tunes on useful, harmful and mixed data, and one on an unrelated benign task, which overlaps are held against."""
 
 
 @dataclass(frozen=True)
