@@ -73,7 +73,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "--model",
         "Subject to measure: a Hub id (org/name, org/name@revision), a local folder, or zoo/... for an embedded "
-        "model. Repeatable; without it and --family the embedded zoo is measured.",
+        "model. Repeatable; without it, --family, --group and --weights all that is embedded is measured.",
         "MODEL",
         "repeated",
     ),
@@ -94,14 +94,6 @@ OPTIONS: tuple[Option, ...] = (
         "repeated",
     ),
     Option(
-        "--weights",
-        "Family whose weight updates are measured, without its members as subjects: a family.toml, the folder that holds "
-        "it, or zoo/NAME. Weights are read tensor by tensor and no model is loaded. --family measures the weights too. "
-        "Repeatable.",
-        "FILE",
-        "repeated",
-    ),
-    Option(
         "--reference",
         "Makes the run's subjects a group about this one, spelled as its --model or FAMILY/MEMBER: unsafe directions of the "
         "others are mapped into its space.",
@@ -114,6 +106,14 @@ OPTIONS: tuple[Option, ...] = (
         "D",
         parse=_depth,
         default=DEPTH,
+    ),
+    Option(
+        "--weights",
+        "Family whose weight updates are measured, without its members as subjects: a family.toml, the folder that holds "
+        "it, or zoo/NAME. Weights are read tensor by tensor and no model is loaded. --family measures the weights too. "
+        "Repeatable.",
+        "FILE",
+        "repeated",
     ),
     Option(
         "--revision",
