@@ -155,8 +155,13 @@ class Run:
                 f"--against {name}: baselines of several revisions are stored; "
                 f"say which, as {wanted}@{' or @'.join(revisions)}."
             )
-        found = [f for f in self.baselines.all(wanted) if f.path.parent.name == revisions[0]]
-        return found[0]
+        found = next(f for f in self.baselines.all(wanted) if f.path.parent.name == revisions[0])
+        if _is_joint(found.baseline.subject) and not (self.roster.groups or self.roster.families):
+            raise GeometryBenchError(
+                f"--against {name}: that is a baseline of several models together, and this run measures single ones only; "
+                "name a single model's, or a group or family to measure."
+            )
+        return found
 
     def _read_earlier(self) -> dict[tuple[Any, ...], Record]:
         if not self.settings.resume:
@@ -351,7 +356,9 @@ class Run:
 
     def _baseline_answer(self, claim: Claim, record: Record, comparisons: int) -> tuple[BaselineAnswer, Found | None]:
         subject = record.subject
-        found = self.against or self.baselines.find(str(subject["name"]), str(subject["revision"]), subject)
+        same_kind = self.against is not None and _is_joint(self.against.baseline.subject) == _is_joint(subject)
+        own = self.baselines.find(str(subject["name"]), str(subject["revision"]), subject)
+        found = self.against if same_kind else own
         stored = found.baseline.cases.get(record.key) if found else None
         if found is None:
             others = self.baselines.revisions(str(subject["name"]))
@@ -395,6 +402,11 @@ class Run:
                 write_atomically(path, new.model_dump_json(indent=1, exclude_defaults=False) + "\n")
                 written.append(path)
         return written
+
+
+def _is_joint(subject: Mapping[str, Any]) -> bool:
+    """Whether a record's or baseline's subject is several checkpoints together."""
+    return "members" in subject
 
 
 def _check_update(settings: RunSettings) -> None:

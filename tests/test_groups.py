@@ -416,6 +416,13 @@ def test_figures_are_those_of_a_group_with_the_same_members_and_reference(
         assert set(figures.values()) == {None}
 
 
+def test_a_single_model_is_not_held_against_a_group() -> None:
+    with pytest.raises(GeometryBenchError, match="a baseline of several models together"):
+        Run([SubjectSpec(ZOO)], RunSettings(against="group/zoo-aligned"))
+    run = Run([SubjectSpec(ZOO)], RunSettings(against="group/zoo-base"), embedded_groups()[:1])
+    assert run.against is not None
+
+
 def universal_published() -> Any:
     from geometry_bench.records.published import load_source
 
