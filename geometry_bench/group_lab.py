@@ -10,16 +10,15 @@ from typing import Any
 
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
-from geometry_bench.lab import ALIGNMENT, MEAN_LAST_FIVE, Lab, RequestSettings
+from geometry_bench.lab import MEAN_LAST_FIVE, Lab
 from geometry_bench.memo import Memo
+from geometry_bench.prompts.roles import ALIGNMENT, RequestSettings
 from geometry_bench.prompts.sets import RequestSet
+from geometry_bench.subjects.groups import DEPTH
 
 CLASSES = ("safe", "unsafe")
 GROUP_SETS = (*CLASSES, ALIGNMENT)
 """The sets that a group is measured on."""
-
-DEPTH = 2 / 3
-"""Relative depth of the block that values are taken at, unless told otherwise: the source does not state its layer."""
 
 SWEPT = (1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)
 """Relative depths at which values are recorded beside the declared one."""

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from geometry_bench.activations.pooling import Pooling
-from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.groups import Group, Summed, deal_topics
 from geometry_bench.geometry.moments import Folding, Moments
 from geometry_bench.memo import Memo
 from geometry_bench.prompts.pack import Pack, without_opening
-from geometry_bench.prompts.sets import RequestSet, builtin_names, load_set
+from geometry_bench.prompts.roles import RequestSettings
+from geometry_bench.prompts.sets import RequestSet
 from geometry_bench.subjects.spec import Identity, SubjectSpec
 
 if TYPE_CHECKING:
@@ -43,22 +43,6 @@ POOLINGS: Mapping[RequestRendering, tuple[Pooling, ...]] = {
 }
 """What claims read of requests, by rendering: captured together in one pass over each prompt."""
 
-NEUTRAL = "instructions"
-"""The set of benign instructions that belongs to neither class."""
-
-ALIGNMENT = "alignment"
-"""The benign instructions that maps between models are fitted on (source B)."""
-
-ROLES: tuple[str, ...] = (*builtin_names(), ALIGNMENT)
-"""What sets of requests are there for. Each role has a built-in set, and can be given another one."""
-
-_FOLLOWS = {ALIGNMENT: NEUTRAL, "safe-unmatched": "safe"}
-"""Roles that take the set of another role where they have none of their own."""
-
-_TIMES = {NEUTRAL: 2, ALIGNMENT: 10}
-"""How many times the count of a class is drawn: neutral instructions are halved into two groups as large as the classes,
-and a map has far more coefficients than a direction."""
-
 REQUESTS = "requests"
 """What stands for the pack in a record whose prompts are sets of requests alone."""
 
@@ -72,48 +56,14 @@ GROUPED_AT_MOST = 2 * 1024**3
 
 @dataclass(frozen=True)
 class CaptureSettings:
-    """How forward passes are batched; none of it may change a value beyond numerical noise."""
+    """How forward passes are batched, by the names that ``capture`` has for it; none of it may change a value beyond
+    numerical noise.
+    """
 
     batch_size: int | None = None
     token_budget: int | None = None
     padding: Literal["right", "left"] = "right"
     progress: bool = True
-
-
-@dataclass(frozen=True)
-class RequestSettings:
-    """How many requests are drawn of each set, with which seed, and of which set for which role.
-
-    ``count`` is that of each class; some roles get a multiple of it. A set that holds fewer gives all it has. Sets that pair
-    off are drawn alike. ``sources`` are pairs of role and set (a built-in or public name, or a file); without one, a role is
-    filled by the built-in set of its name.
-    """
-
-    count: int = 60
-    seed: int = 0
-    sources: tuple[tuple[str, str], ...] = ()
-
-    def source(self, role: str) -> str:
-        """Name of the set that fills a role."""
-        named = dict(self.sources)
-        followed = _FOLLOWS.get(role, role)
-        return named.get(role) or named.get(followed) or (NEUTRAL if role == ALIGNMENT else role)
-
-    def load(self, role: str) -> RequestSet:
-        """The requests drawn for a role.
-
-        Raises:
-            GeometryBenchError: its set cannot be read, or holds fewer than two requests.
-        """
-        return _drawn(self.source(role), _TIMES.get(role, 1) * self.count, self.seed)
-
-
-@cache
-def _drawn(name: str, count: int, seed: int) -> RequestSet:
-    whole = load_set(name)
-    if len(whole) < 2:
-        raise GeometryBenchError(f"The set {name} holds {len(whole)} request: at least two are needed, add some.")
-    return load_set(name, count=min(count, len(whole)), seed=seed)
 
 
 def prompts_hash(pack: Pack, messages: Sequence[str], sets: Sequence[str], settings: RequestSettings) -> str:
@@ -273,17 +223,8 @@ class Lab(Memo):
     ) -> Mapping[Pooling, Array]:
         from geometry_bench.activations.capture import capture
 
-        settings = self._capture_settings
         return capture(
-            self.subject,
-            prompts,
-            poolings,
-            token_budget=settings.token_budget,
-            batch_size=settings.batch_size,
-            padding=settings.padding,
-            progress=settings.progress,
-            label=label,
-            cache=self._cache,
+            self.subject, prompts, poolings, label=label, cache=self._cache, **asdict(self._capture_settings)
         )
 
     def encoded_requests(self, name: str, rendering: RequestRendering) -> list[Encoded]:
@@ -386,16 +327,13 @@ class Lab(Memo):
         from geometry_bench.activations.capture import capture_batches
 
         sums = {pooling: [Folding(len(blocks), width) for _ in numbers] for pooling in poolings}
-        settings, kept = self._capture_settings, list(blocks)
+        kept = list(blocks)
         for rows, pooled in capture_batches(
             self.subject,
             [prompt.ids for prompt in self.encoded_requests(name, rendering)],
             poolings,
-            token_budget=settings.token_budget,
-            batch_size=settings.batch_size,
-            padding=settings.padding,
-            progress=settings.progress,
             label=f"{self.identity.name}: {name}",
+            **asdict(self._capture_settings),
         ):
             for pooling, values in pooled.items():
                 for number in np.unique(codes[rows]):

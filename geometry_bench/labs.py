@@ -6,10 +6,12 @@ from pathlib import Path
 
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.family_lab import FamilyLab
-from geometry_bench.group_lab import DEPTH, GroupLab
-from geometry_bench.lab import CaptureSettings, Lab, RequestSettings
+from geometry_bench.group_lab import GroupLab
+from geometry_bench.lab import CaptureSettings, Lab
 from geometry_bench.prompts.pack import Pack
+from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.roster import PinnedFamily, PinnedGroup, Roster
+from geometry_bench.subjects.groups import DEPTH
 
 
 class SubjectFailedError(GeometryBenchError):

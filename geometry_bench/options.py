@@ -1,20 +1,23 @@
-"""The options that plugin and command line share, declared once."""
+"""The options that plugin and command line share, declared once.
+
+Every pytest run of an environment declares them, so that nothing heavy is imported before something is measured.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.group_lab import DEPTH
-from geometry_bench.lab import ROLES, CaptureSettings, RequestSettings
-from geometry_bench.roster import embedded_families
-from geometry_bench.run import RunSettings
-from geometry_bench.subjects.families import Family, load_family
-from geometry_bench.subjects.groups import Group, embedded_groups, group_manifest, group_of, load_group
+from geometry_bench.prompts.roles import ROLES, RequestSettings
+from geometry_bench.subjects.families import Family, embedded_families, load_family
+from geometry_bench.subjects.groups import DEPTH, Group, embedded_groups, group_manifest, group_of, load_group
 from geometry_bench.subjects.spec import SubjectSpec
+
+if TYPE_CHECKING:
+    from geometry_bench.run import RunSettings
 
 
 @dataclass(frozen=True)
@@ -289,6 +292,9 @@ def _alignment(text: str) -> tuple[str, str]:
 
 def run_settings(values: Mapping[str, Any], *, progress: bool = True) -> RunSettings:
     """Settings of a run from option values by ``dest``."""
+    from geometry_bench.lab import CaptureSettings
+    from geometry_bench.run import RunSettings
+
     cache = values["gb_activation_cache"]
     return RunSettings(
         prompts=values["gb_prompts"],

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.records.files import revision_name
 from geometry_bench.records.published import alignment_group_of
-from geometry_bench.resources import data_root
-from geometry_bench.subjects.families import MANIFEST, Family, load_family
+from geometry_bench.subjects.families import Family, embedded_specs
 from geometry_bench.subjects.groups import OF_THE_RUN, Group
 from geometry_bench.subjects.spec import Identity, SubjectSpec, resolve
 from geometry_bench.updates.checkpoint import revision_of
@@ -144,26 +143,6 @@ def subject_id(spec: SubjectSpec, identity: Identity) -> str:
     """A subject as it stands in test ids: its name, and its adapter's where there is one."""
     name = spec.name or identity.name
     return name if identity.adapter is None or spec.family is not None else f"{name}+{identity.adapter}"
-
-
-def embedded_families() -> tuple[Family, ...]:
-    """The families of the embedded zoo.
-
-    Raises:
-        GeometryBenchError: this installation has none.
-    """
-    zoo = data_root() / "fixtures" / "zoo"
-    families = tuple(load_family(manifest) for manifest in sorted(zoo.glob(f"*/{MANIFEST}")))
-    if not families:
-        raise GeometryBenchError(
-            "This installation has no embedded models: name a subject with --model ORG/NAME or a folder."
-        )
-    return families
-
-
-def embedded_specs() -> tuple[SubjectSpec, ...]:
-    """The members of the embedded zoo, by their family manifests."""
-    return tuple(family.spec(member) for family in embedded_families() for member in family.members)
 
 
 def _as_declared(spec: SubjectSpec) -> SubjectSpec:

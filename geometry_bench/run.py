@@ -14,10 +14,11 @@ from geometry_bench.claims.registry import CLAIMS, known_cases
 from geometry_bench.claims.requests import Labelled
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.family_lab import SHARES, THRESHOLDS, FamilyLab
-from geometry_bench.group_lab import DEPTH, GroupLab
-from geometry_bench.lab import CaptureSettings, Lab, RequestSettings, prompts_hash
+from geometry_bench.group_lab import GroupLab
+from geometry_bench.lab import CaptureSettings, Lab, prompts_hash
 from geometry_bench.labs import Labs
 from geometry_bench.prompts.pack import load_pack
+from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.records.environment import environment, peak_memory_bytes
 from geometry_bench.records.facts import absent, panel_facts, panel_inputs, together
 from geometry_bench.records.files import (
@@ -44,7 +45,7 @@ from geometry_bench.records.verdicts import BaselineAnswer, judge_baseline, judg
 from geometry_bench.resources import data_root
 from geometry_bench.roster import FAMILY, PinnedFamily, PinnedGroup, Roster, Subject
 from geometry_bench.subjects.families import Family
-from geometry_bench.subjects.groups import GROUP, Group
+from geometry_bench.subjects.groups import DEPTH, GROUP, Group
 from geometry_bench.subjects.spec import SubjectSpec, resolve
 
 SOURCE_WORDING = "safety_compassion_source"

@@ -34,8 +34,9 @@ from geometry_bench.geometry.groups import (
     pooled_covariance,
 )
 from geometry_bench.geometry.moments import Folding, Moments
-from geometry_bench.lab import MEAN, MEAN_KEPT, CaptureSettings, Grouped, Lab, RequestSettings
+from geometry_bench.lab import MEAN, MEAN_KEPT, CaptureSettings, Grouped, Lab
 from geometry_bench.prompts.pack import load_pack
+from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.prompts.sets import RequestSet
 from geometry_bench.records.schema import ClaimVerdict, Estimate
 from geometry_bench.records.verdicts import judge_claim

@@ -172,7 +172,7 @@ for command in {commands}:
         cli.main()
     assert "Usage" in out.getvalue(), command
     texts.append(out.getvalue())
-heavy = [name for name in ("torch", "transformers", "sklearn", "tokenizers") if name in sys.modules]
+heavy = [name for name in ("torch", "transformers", "sklearn", "tokenizers", "scipy") if name in sys.modules]
 assert not heavy, heavy
 print(texts[1])
 """

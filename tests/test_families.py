@@ -12,9 +12,8 @@ from conftest import SMALL, Bench, read_lines
 
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.resources import data_root
-from geometry_bench.roster import embedded_specs
 from geometry_bench.run import Run, RunSettings
-from geometry_bench.subjects.families import Family, Member, dump_family, load_family
+from geometry_bench.subjects.families import Family, Member, dump_family, embedded_specs, load_family
 from geometry_bench.subjects.spec import Identity, SubjectSpec
 
 BASE = {"role": "base", "model": "base"}

@@ -20,13 +20,14 @@ from geometry_bench.claims.model import Case, NotApplicableError
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.mapped import alike, direction_cosines, inner_products, shared_scores
-from geometry_bench.group_lab import DEPTH, GroupLab, block_at
-from geometry_bench.lab import ALIGNMENT, MEAN_LAST_FIVE, RequestSettings
+from geometry_bench.group_lab import GroupLab, block_at
+from geometry_bench.lab import MEAN_LAST_FIVE
 from geometry_bench.options import OPTIONS, asked_for
+from geometry_bench.prompts.roles import ALIGNMENT, RequestSettings
 from geometry_bench.records.schema import ClaimVerdict, Estimate
 from geometry_bench.records.verdicts import judge_claim
 from geometry_bench.run import Run, RunSettings
-from geometry_bench.subjects.groups import Group, embedded_groups, group_of, load_group
+from geometry_bench.subjects.groups import DEPTH, Group, embedded_groups, group_of, load_group
 from geometry_bench.subjects.spec import SubjectSpec, resolve
 
 WIDTH, LAYERS, COUNT = 32, 6, 300

@@ -18,9 +18,10 @@ from geometry_bench.claims.model import NotApplicableError
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.claims.requests import classes
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.lab import LAST_KEPT, MEAN, MEAN_KEPT, CaptureSettings, Lab, Requests, RequestSettings, prompts_hash
+from geometry_bench.lab import LAST_KEPT, MEAN, MEAN_KEPT, CaptureSettings, Lab, Requests, prompts_hash
 from geometry_bench.options import OPTIONS
 from geometry_bench.prompts.pack import load_pack
+from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.records.published import PublishedFigures, load_source
 from geometry_bench.records.schema import ClaimVerdict, Estimate
 from geometry_bench.records.verdicts import judge_claim, judge_published

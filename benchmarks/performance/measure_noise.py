@@ -29,8 +29,7 @@ from geometry_bench.prompts.pack import Pack, load_pack
 from geometry_bench.records.environment import environment
 from geometry_bench.records.files import write_atomically
 from geometry_bench.resources import data_root
-from geometry_bench.roster import embedded_specs
-from geometry_bench.subjects.families import load_family
+from geometry_bench.subjects.families import embedded_specs, load_family
 from geometry_bench.subjects.spec import SubjectSpec, resolve
 
 MEASURED_ON = ("zoo/llama-d80/base", "zoo/neox-d96/aligned", "zoo/llama-d80/aligned")

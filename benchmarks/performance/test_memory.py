@@ -21,7 +21,8 @@ _MEASURE = """
 import json, sys
 from geometry_bench.claims import activation_overlap as claims
 from geometry_bench.claims.model import Case
-from geometry_bench.lab import CaptureSettings, Lab, RequestSettings
+from geometry_bench.lab import CaptureSettings, Lab
+from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.prompts.pack import load_pack
 from geometry_bench.subjects.spec import SubjectSpec, resolve
 

@@ -24,7 +24,7 @@ from geometry_bench.geometry.resampling import Interval
 from geometry_bench.geometry.separation import contrast, label_contrasts
 from geometry_bench.geometry.transfer import PenaltyChoice, RidgeMap, best_penalty, fit_ridge
 from geometry_bench.group_lab import CLASSES, GroupLab
-from geometry_bench.lab import ALIGNMENT
+from geometry_bench.prompts.roles import ALIGNMENT
 from geometry_bench.records.schema import Estimate, Null, Variant
 
 PENALTIES: Mapping[Variant, tuple[float, ...]] = {

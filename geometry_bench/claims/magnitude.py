@@ -32,7 +32,8 @@ from geometry_bench.geometry.magnitude import (
     variance_permutation,
 )
 from geometry_bench.geometry.resampling import Interval, jackknife_interval
-from geometry_bench.lab import LAST_KEPT, MEAN, MEAN_KEPT, NEUTRAL, Lab
+from geometry_bench.lab import LAST_KEPT, MEAN, MEAN_KEPT, Lab
+from geometry_bench.prompts.roles import NEUTRAL
 from geometry_bench.records.published import FigureSubject
 from geometry_bench.records.schema import Estimate, Null, Variant
 from geometry_bench.records.verdicts import Criterion

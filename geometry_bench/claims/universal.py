@@ -39,7 +39,8 @@ from geometry_bench.geometry.resampling import jackknife_interval
 from geometry_bench.geometry.separation import contrast
 from geometry_bench.geometry.transfer import mapped_null, null_cosine, universal_from_gram
 from geometry_bench.group_lab import GROUP_SETS, GroupLab
-from geometry_bench.lab import ALIGNMENT, MEAN_LAST_FIVE
+from geometry_bench.lab import MEAN_LAST_FIVE
+from geometry_bench.prompts.roles import ALIGNMENT
 from geometry_bench.records.published import FigureSubject
 from geometry_bench.records.schema import Estimate, Null, Variant
 from geometry_bench.records.verdicts import Criterion

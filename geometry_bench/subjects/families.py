@@ -171,6 +171,26 @@ def load_family(path: Path) -> Family:
     return family
 
 
+def embedded_families() -> tuple[Family, ...]:
+    """The families of the embedded zoo.
+
+    Raises:
+        GeometryBenchError: this installation has none.
+    """
+    zoo = data_root() / "fixtures" / "zoo"
+    families = tuple(load_family(manifest) for manifest in sorted(zoo.glob(f"*/{MANIFEST}")))
+    if not families:
+        raise GeometryBenchError(
+            "This installation has no embedded models: name a subject with --model ORG/NAME or a folder."
+        )
+    return families
+
+
+def embedded_specs() -> tuple[SubjectSpec, ...]:
+    """The members of the embedded zoo, by their family manifests."""
+    return tuple(family.spec(member) for family in embedded_families() for member in family.members)
+
+
 def _manifest(path: Path) -> Path:
     given = Path(path).expanduser()
     if not given.exists() and given.parts[:1] == (EMBEDDED,) and len(given.parts) == 2:

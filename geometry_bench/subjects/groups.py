@@ -18,6 +18,9 @@ GROUP = "group"
 OF_THE_RUN = f"{GROUP}/run"
 """The group of all subjects of a run, made by ``--reference``."""
 
+DEPTH = 2 / 3
+"""Relative depth of the block that a group is measured at, unless told otherwise: the source does not state its layer."""
+
 _KEYS = ("name", "model", "revision", "alignment")
 
 

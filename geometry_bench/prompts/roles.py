@@ -1,0 +1,61 @@
+"""What sets of requests are there for, which set fills which role, and how many requests are drawn. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from geometry_bench.errors import GeometryBenchError
+from geometry_bench.prompts.sets import RequestSet, builtin_names, load_set
+
+NEUTRAL = "instructions"
+"""The set of benign instructions that belongs to neither class."""
+
+ALIGNMENT = "alignment"
+"""The benign instructions that maps between models are fitted on (source B)."""
+
+ROLES: tuple[str, ...] = (*builtin_names(), ALIGNMENT)
+"""What sets of requests are there for. Each role has a built-in set, and can be given another one."""
+
+_FOLLOWS = {ALIGNMENT: NEUTRAL, "safe-unmatched": "safe"}
+"""Roles that take the set of another role where they have none of their own."""
+
+_TIMES = {NEUTRAL: 2, ALIGNMENT: 10}
+"""How many times the count of a class is drawn: neutral instructions are halved into two groups as large as the classes,
+and a map has far more coefficients than a direction."""
+
+
+@dataclass(frozen=True)
+class RequestSettings:
+    """How many requests are drawn of each set, with which seed, and of which set for which role.
+
+    ``count`` is that of each class; some roles get a multiple of it. A set that holds fewer gives all it has. Sets that pair
+    off are drawn alike. ``sources`` are pairs of role and set (a built-in or public name, or a file); without one, a role is
+    filled by the built-in set of its name.
+    """
+
+    count: int = 60
+    seed: int = 0
+    sources: tuple[tuple[str, str], ...] = ()
+
+    def source(self, role: str) -> str:
+        """Name of the set that fills a role."""
+        named = dict(self.sources)
+        followed = _FOLLOWS.get(role, role)
+        return named.get(role) or named.get(followed) or (NEUTRAL if role == ALIGNMENT else role)
+
+    def load(self, role: str) -> RequestSet:
+        """The requests drawn for a role.
+
+        Raises:
+            GeometryBenchError: its set cannot be read, or holds fewer than two requests.
+        """
+        return _drawn(self.source(role), _TIMES.get(role, 1) * self.count, self.seed)
+
+
+@cache
+def _drawn(name: str, count: int, seed: int) -> RequestSet:
+    whole = load_set(name)
+    if len(whole) < 2:
+        raise GeometryBenchError(f"The set {name} holds {len(whole)} request: at least two are needed, add some.")
+    return load_set(name, count=min(count, len(whole)), seed=seed)
