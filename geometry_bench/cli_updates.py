@@ -9,10 +9,9 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from tabulate import tabulate
@@ -34,43 +33,6 @@ _Family = Annotated[
         metavar="FAMILY",
     ),
 ]
-
-
-class SchemeName(StrEnum):
-    """Which part of the update is kept."""
-
-    parallel = "parallel"
-    orthogonal = "orthogonal"
-
-
-class BasisName(StrEnum):
-    """How the directions of the subspace are chosen."""
-
-    top_k = "top-k"
-    random_k = "random-k"
-    random = "random"
-
-
-class RuleName(StrEnum):
-    """How k follows from the share."""
-
-    round = "round"
-    floor = "floor"
-
-
-class StartName(StrEnum):
-    """Which aligned model the fine-tune started from."""
-
-    aligned = "aligned"
-    safety_tuned = "safety_tuned"
-    safety_dpo = "safety_dpo"
-
-
-class DtypeName(StrEnum):
-    """Number format of the weights written."""
-
-    auto = "auto"
-    float32 = "float32"
 
 
 def register(app: typer.Typer) -> None:
@@ -133,26 +95,27 @@ def project(
         str, typer.Option("--task", help="Role of the fine-tune: useful, harmful or contaminated.", metavar="ROLE")
     ],
     scheme: Annotated[
-        SchemeName, typer.Option(help="Keep the update inside the subspace (parallel) or outside of it (orthogonal).")
+        Literal["parallel", "orthogonal"],
+        typer.Option(help="Keep the update inside the subspace (parallel) or outside of it (orthogonal)."),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write; it must not exist yet.", metavar="DIR")],
     basis: Annotated[
-        BasisName,
+        Literal["top-k", "random-k", "random"],
         typer.Option(
             help="Directions of the alignment update: the first k (top-k), k at random (random-k); or a random subspace."
         ),
-    ] = BasisName.top_k,
+    ] = "top-k",
     rho: Annotated[
         float, typer.Option(help="Share of directions, of the smaller side of each weight, in [0, 1].", metavar="SHARE")
     ] = 0.25,
     rule: Annotated[
-        RuleName,
+        Literal["round", "floor"],
         typer.Option(help="k = max(1, round(ρ·min)) as in the source's code, or ⌊ρ·min⌋ as in its text."),
-    ] = RuleName.round,
+    ] = "round",
     start: Annotated[
-        StartName,
+        Literal["aligned", "safety_tuned", "safety_dpo"],
         typer.Option(help="Role of the model that the fine-tune started from; the subspace is that of its own update."),
-    ] = StartName.aligned,
+    ] = "aligned",
     layers: Annotated[
         str | None,
         typer.Option(
@@ -161,8 +124,9 @@ def project(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of random-k and random.", min=0)] = 0,
     dtype: Annotated[
-        DtypeName, typer.Option(help="Number format to write: that of the checkpoint (auto), or float32.")
-    ] = DtypeName.auto,
+        Literal["auto", "float32"],
+        typer.Option(help="Number format to write: that of the checkpoint (auto), or float32."),
+    ] = "auto",
 ) -> None:
     """Write a fine-tune of which only the part inside (or outside) the alignment subspace is kept, as a model folder.
 
@@ -179,18 +143,18 @@ def project(
     from geometry_bench.updates.store import Store
     from geometry_bench.updates.update import member_for, update_between
 
-    plan, ranges = Projection(scheme.value, basis.value, rho, rule.value, seed), _layers(layers)
+    plan, ranges = Projection(scheme, basis, rho, rule, seed), _layers(layers)
     loaded = load_family(family)
     # Tuning by DPO starts from a tuned model: as in the claims, its own update is the one from there.
-    first = member_for(loaded, start.value, parent_role=None if start is StartName.safety_dpo else "base")
+    first = member_for(loaded, start, parent_role=None if start == "safety_dpo" else "base")
     assert first.parent is not None, "only the base has no parent"
     origin = loaded.member(first.parent)
-    tuned = member_for(loaded, task, parent_role=start.value)
+    tuned = member_for(loaded, task, parent_role=start)
     try:
         with _stopped_by_sigterm(), _warnings_told():
             update, source = update_between(loaded, first, tuned), update_between(loaded, origin, first)
             plan = replace(plan, layers=_chosen(ranges, update))
-            outcomes = write_projection(update, source, plan, out, dtype=dtype.value, store=Store(), watch=_watched)
+            outcomes = write_projection(update, source, plan, out, dtype=dtype, store=Store(), watch=_watched)
     except KeyboardInterrupt:
         print("geometry-bench: Interrupted; nothing is left of the folder.", file=sys.stderr)
         raise SystemExit(130) from None

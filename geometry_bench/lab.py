@@ -18,6 +18,7 @@ from geometry_bench.memo import Memo
 from geometry_bench.prompts.pack import Pack, without_opening
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.prompts.sets import RequestSet
+from geometry_bench.subjects.hashing import lines_hash
 from geometry_bench.subjects.spec import Identity, SubjectSpec
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def prompts_hash(pack: Pack, messages: Sequence[str], sets: Sequence[str], setti
     if not sets:
         return pack.hash
     parts = [*([pack.hash] if messages else []), *(f"{name} {settings.load(name).hash}" for name in sets)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return lines_hash(parts)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +45,7 @@ from geometry_bench.resources import data_root
 from geometry_bench.roster import FAMILY, PinnedFamily, PinnedGroup, Roster, Subject
 from geometry_bench.subjects.families import Family
 from geometry_bench.subjects.groups import DEPTH, GROUP, Group
+from geometry_bench.subjects.hashing import lines_hash
 from geometry_bench.subjects.spec import SubjectSpec, resolve
 
 SOURCE_WORDING = "safety_compassion_source"
@@ -435,7 +435,7 @@ def _family_inputs(family: PinnedFamily) -> dict[str, Any]:
     content = f"{SHARES} {THRESHOLDS} {sorted(family.members)}"
     return {
         "pack": "weights",
-        "pack_hash": hashlib.sha256(content.encode()).hexdigest(),
+        "pack_hash": lines_hash([content]),
         "controls": None,
         "messages": [],
         "pooling": "none",

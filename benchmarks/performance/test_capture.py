@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -25,13 +24,8 @@ SIZE = {"vocab_size": 8192, "hidden_size": 512, "num_hidden_layers": 8, "num_att
 
 
 @pytest.fixture(autouse=True)
-def _only_when_asked_for(request: pytest.FixtureRequest) -> None:
-    here = Path(__file__).resolve().parent
-    config = request.config
-    named = [(config.invocation_params.dir / arg.split("::")[0]).resolve() for arg in config.args]
-    if not any(path.is_relative_to(here) for path in named):
-        pytest.skip("timings run only when benchmarks/performance is named")
-    if not config.pluginmanager.hasplugin("benchmark"):
+def _needs_pytest_benchmark(request: pytest.FixtureRequest) -> None:
+    if not request.config.pluginmanager.hasplugin("benchmark"):
         pytest.skip("timings need pytest-benchmark")
 
 

@@ -39,12 +39,7 @@ print(json.dumps({"peak": 1024 * int(peak), "value": estimate.value}))
 
 
 @pytest.fixture(autouse=True)
-def _only_when_asked_for(request: pytest.FixtureRequest) -> None:
-    here = Path(__file__).resolve().parent
-    config = request.config
-    named = [(config.invocation_params.dir / arg.split("::")[0]).resolve() for arg in config.args]
-    if not any(path.is_relative_to(here) for path in named):
-        pytest.skip("memory is measured only when benchmarks/performance is named")
+def _needs_proc() -> None:
     if not Path("/proc/self/status").exists():
         pytest.skip("the high-water mark of a process of its own is read from /proc")
 

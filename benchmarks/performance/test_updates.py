@@ -56,15 +56,6 @@ print(json.dumps({"peak": peak, "seconds": time.perf_counter() - began, "matrice
 """
 
 
-@pytest.fixture(autouse=True)
-def _only_when_asked_for(request: pytest.FixtureRequest) -> None:
-    here = Path(__file__).resolve().parent
-    config = request.config
-    named = [(config.invocation_params.dir / arg.split("::")[0]).resolve() for arg in config.args]
-    if not any(path.is_relative_to(here) for path in named):
-        pytest.skip("timings run only when benchmarks/performance is named")
-
-
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with the three members; its largest tensor is the embedding."""

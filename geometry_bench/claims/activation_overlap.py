@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from geometry_bench.activations.pooling import Pooling
 from geometry_bench.claims.model import Case, Claim, Estimates, NotApplicableError
+from geometry_bench.claims.requests import SEED, VARIANTS
 from geometry_bench.claims.sources import SAFETY_SUBSPACES
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.groups import (
@@ -46,7 +47,6 @@ SETS = (USEFUL, HARMFUL, OTHER_HARMFUL)
 COUNTERPART_SETS = (REFUSAL_STYLE, HARMFUL, OTHER_HARMFUL)
 PAIRS: Mapping[str, tuple[int, int]] = {"useful-harmful": (0, 1), "harmful-harmful": (1, 2)}
 
-VARIANTS: tuple[Variant, ...] = ("published", "corrected")
 EARLY = 5
 """Positions of the early window: enough for a request's first words, less than a third of the shortest built-in request."""
 
@@ -54,7 +54,6 @@ FEWEST_PROMPTS = 8
 SPLITS = 5
 SURROGATES = 50
 DEALS = 20
-SEED = 0
 
 
 def window(layers: int) -> range:
@@ -377,11 +376,8 @@ _NOT_ABOVE = Criterion(sign=-1, beyond_null=False)
 _EARLY = (Pooling("mean_first", EARLY), Pooling("mean_first", EARLY, skip_sinks=True))
 
 _CHAT: dict[str, Any] = {
-    "needs": ("model",),
     "metric": "overlap",
     "smallest_change": 0.05,
-    "messages": (),
-    "conditions": (),
     "rendering": "chat",
 }
 """What all claims of this module have in common."""

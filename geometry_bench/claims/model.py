@@ -15,6 +15,9 @@ from geometry_bench.records.verdicts import Criterion
 
 Estimates = Mapping[Variant, Estimate]
 Need = Literal["model", "system role", "panel", "group", "family"]
+Condition = Literal["systems", "bare", "controls", "topics"]
+"""Kinds of system prompts."""
+
 Scope = Literal["model", "panel", "group", "family"]
 """What a claim is about: one subject, all subjects of a run, a group about its reference, a family of checkpoints."""
 
@@ -77,15 +80,15 @@ class Claim:
     statement: str
     measure: Callable[[Any, Case], Estimates]
     null: str
-    needs: tuple[Need, ...] = ("model", "system role")
+    needs: tuple[Need, ...] = ("model",)
     cases: tuple[Case, ...] = (Case(),)
     criterion: Criterion = BEYOND_NULL
     published_criterion: Criterion | None = SIGN_ALONE
     figure: Figure | None = None
     metric: str = "cosine"
     smallest_change: float = 0.05
-    messages: tuple[str, ...] = ("suffering",)
-    conditions: tuple[Literal["systems", "bare", "controls", "topics"], ...] = ("systems", "controls")
+    messages: tuple[str, ...] = ()
+    conditions: tuple[Condition, ...] = ()
     sets: tuple[str, ...] = ()
     rendering: RequestRendering = "text"
     poolings: tuple[Pooling, ...] = ()

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import stats
 
 from geometry_bench.claims.model import Case, Claim, Estimates, NotApplicableError, Panel
+from geometry_bench.claims.requests import VARIANTS
 from geometry_bench.claims.sources import SAFETY_COMPASSION
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.resampling import jackknife_interval, permutation_p
@@ -44,7 +45,7 @@ def correlation(panel: Panel, case: Case) -> Estimates:
         raise NotApplicableError(
             f"a correlation over {members} subjects says nothing: give at least {MIN_MEMBERS} --model"
         )
-    return {variant: _correlation(panel, variant, BLOCKS[case.parameters[0]]) for variant in _variants()}
+    return {variant: _correlation(panel, variant, BLOCKS[case.parameters[0]]) for variant in VARIANTS}
 
 
 def _correlation(panel: Panel, variant: Variant, block: int) -> Estimate:
@@ -75,7 +76,7 @@ def group_gap(panel: Panel, case: Case) -> Estimates:
             "preferences: at least two of each are needed, declared with --alignment MODEL=METHOD"
         )
     known = supervised | preference
-    return {variant: _gap(_values(panel, BASELINE, variant, -1)[known], supervised[known]) for variant in _variants()}
+    return {variant: _gap(_values(panel, BASELINE, variant, -1)[known], supervised[known]) for variant in VARIANTS}
 
 
 def _gap(values: Array, supervised: Array) -> Estimate:
@@ -111,10 +112,6 @@ def _estimate(
     )
 
 
-def _variants() -> tuple[Variant, ...]:
-    return ("published", "corrected")
-
-
 def alignment_method(panel: Panel, case: Case) -> Estimates:
     """Dispatch on the case: the gap between groups, or a correlation at a block."""
     return group_gap(panel, case) if case.key == "group_gap" else correlation(panel, case)
@@ -139,6 +136,7 @@ CLAIMS: tuple[Claim, ...] = (
         metric="correlation",
         smallest_change=0.2,
         messages=("benign",),
+        conditions=("systems", "controls"),
         reads=(BASELINE, COMPASSION),
     ),
 )

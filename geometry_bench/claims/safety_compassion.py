@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from geometry_bench.claims import compassion, safety
 from geometry_bench.claims.axes import BENIGN, PAIRS, SUFFERING, TRADITIONS, MessageSet, final_figure
-from geometry_bench.claims.model import Case, Claim
+from geometry_bench.claims.model import Case, Claim, Condition, Need
 from geometry_bench.claims.sources import SAFETY_COMPASSION
 from geometry_bench.records.published import PublishedSubject
 from geometry_bench.records.verdicts import Criterion
@@ -26,6 +26,8 @@ def pair_figure(messages: MessageSet, *names: str) -> Callable[[PublishedSubject
     return figure
 
 
+SYSTEM_ROLE: tuple[Need, ...] = ("model", "system role")
+WITH_CONTROLS: tuple[Condition, ...] = ("systems", "controls")
 CONTROLS_NULL = "axes of unrelated system prompts of matched length against the same reference"
 
 CLAIMS: tuple[Claim, ...] = (
@@ -39,6 +41,9 @@ CLAIMS: tuple[Claim, ...] = (
         null=CONTROLS_NULL,
         cases=tuple(Case(f"{a}-{b}", (a, b)) for a, b in PAIRS),
         figure=pair_figure(SUFFERING),
+        needs=SYSTEM_ROLE,
+        messages=(SUFFERING,),
+        conditions=WITH_CONTROLS,
     ),
     Claim(
         id="compassion.secular_divergence",
@@ -50,6 +55,9 @@ CLAIMS: tuple[Claim, ...] = (
         measure=compassion.secular_divergence,
         null="one of five unrelated system prompts set apart from the other four",
         figure=compassion.figure_secular_divergence,
+        needs=SYSTEM_ROLE,
+        messages=(SUFFERING,),
+        conditions=WITH_CONTROLS,
     ),
     Claim(
         id="compassion.tightest_pair",
@@ -62,6 +70,9 @@ CLAIMS: tuple[Claim, ...] = (
         criterion=Criterion(beyond_null=False),
         figure=compassion.figure_tightest_pair,
         smallest_change=0.03,
+        needs=SYSTEM_ROLE,
+        messages=(SUFFERING,),
+        conditions=WITH_CONTROLS,
     ),
     Claim(
         id="compassion.unified_axis",
@@ -73,6 +84,9 @@ CLAIMS: tuple[Claim, ...] = (
         null="an unrelated system prompt with the mean of three others; for orthonormal axes 0 against the other three and "
         "0.5 against a mean that holds the axis itself",
         cases=tuple(Case(t, (t,)) for t in TRADITIONS),
+        needs=SYSTEM_ROLE,
+        messages=(SUFFERING,),
+        conditions=WITH_CONTROLS,
     ),
     Claim(
         id="safety.compassion_alignment",
@@ -82,8 +96,10 @@ CLAIMS: tuple[Claim, ...] = (
         statement="The safety axis is partly aligned with the compassion axis.",
         measure=safety.compassion_alignment,
         null="the compassion axis with axes of unrelated system prompts",
+        needs=SYSTEM_ROLE,
         messages=(BENIGN,),
         figure=pair_figure(BENIGN, "safety", "chenrezig"),
+        conditions=WITH_CONTROLS,
     ),
     Claim(
         id="safety.tradition_alignment",
@@ -94,7 +110,9 @@ CLAIMS: tuple[Claim, ...] = (
         measure=safety.tradition_alignment,
         null="that tradition's axis with axes of unrelated system prompts",
         cases=tuple(Case(t, (t,)) for t in (*TRADITIONS[1:], "unified")),
+        needs=SYSTEM_ROLE,
         messages=(BENIGN,),
+        conditions=WITH_CONTROLS,
     ),
     Claim(
         id="safety.baseline_sign",
@@ -106,8 +124,10 @@ CLAIMS: tuple[Claim, ...] = (
         null="the default (no system message) with axes of unrelated system prompts",
         criterion=Criterion(sign="by_alignment"),
         published_criterion=Criterion(sign="by_alignment", beyond_null=False),
+        needs=SYSTEM_ROLE,
         messages=(BENIGN,),
         figure=pair_figure(BENIGN, "safety", "empty"),
+        conditions=WITH_CONTROLS,
     ),
     Claim(
         id="safety.strict_agreement",
@@ -117,8 +137,10 @@ CLAIMS: tuple[Claim, ...] = (
         statement="A moderate and a strict safety prompt give one direction.",
         measure=safety.strict_agreement,
         null="either safety axis with axes of unrelated system prompts",
+        needs=SYSTEM_ROLE,
         messages=(BENIGN,),
         figure=pair_figure(BENIGN, "safety", "safety_strict"),
+        conditions=WITH_CONTROLS,
     ),
     Claim(
         id="safety.layer_profile",
@@ -130,8 +152,10 @@ CLAIMS: tuple[Claim, ...] = (
         null="the same of unrelated system prompts",
         cases=tuple(Case(kind, (kind,)) for kind in safety.REDUCTIONS),
         criterion=Criterion(beyond_null=False),
+        needs=SYSTEM_ROLE,
         messages=(BENIGN,),
         figure=safety.figure_layer_profile,
+        conditions=WITH_CONTROLS,
     ),
     Claim(
         id="safety.dimensionality",
@@ -144,6 +168,7 @@ CLAIMS: tuple[Claim, ...] = (
         null="labels permuted between safety prompts and unrelated ones",
         published_criterion=None,
         metric="share",
+        needs=SYSTEM_ROLE,
         messages=(BENIGN,),
         conditions=("systems", "controls", "topics"),
         open_question=True,
@@ -159,6 +184,7 @@ CLAIMS: tuple[Claim, ...] = (
         cases=tuple(Case(figure, (figure,)) for figure in safety.SENSITIVE),
         criterion=Criterion(beyond_null=False),
         published_criterion=None,
+        needs=SYSTEM_ROLE,
         messages=(SUFFERING, BENIGN),
         conditions=("systems", "bare"),
     ),

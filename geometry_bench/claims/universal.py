@@ -223,8 +223,6 @@ _GROUP: dict[str, Any] = {
     "needs": ("group",),
     "metric": "cosine",
     "smallest_change": 0.05,
-    "messages": (),
-    "conditions": (),
     "sets": GROUP_SETS,
     "rendering": "chat",
     "poolings": (MEAN_LAST_FIVE,),

@@ -307,7 +307,7 @@ def _lead(overlaps: Array) -> Array:
 
 # The records
 
-_FAMILY: dict[str, Any] = {"needs": ("family",), "messages": (), "conditions": (), "sets": ()}
+_FAMILY: dict[str, Any] = {"needs": ("family",)}
 _WITHIN = Criterion(threshold=-ALIKE, at_most=ALIKE, beyond_null=False)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from geometry_bench.records.schema import Record
+from geometry_bench.subjects.hashing import lines_hash
 
 _OF_A_MEMBER = (
     "name", "revision", "adapter_hash", "dtype", "layers", "width", "block", "alignment", "role", "parent",
@@ -39,8 +39,8 @@ def together(name: str, revision: str, members: Mapping[str, Mapping[str, Any]])
 def panel_facts(name: str, records: Sequence[Record]) -> dict[str, Any]:
     """Facts of a panel from a record of each of its members."""
     members = {record.subject_name: record.subject for record in records}
-    content = "\n".join(f"{member} {facts['revision']}" for member, facts in sorted(members.items()))
-    return together(name, f"sha256:{hashlib.sha256(content.encode()).hexdigest()}", members)
+    content = (f"{member} {facts['revision']}" for member, facts in sorted(members.items()))
+    return together(name, f"sha256:{lines_hash(content)}", members)
 
 
 def panel_inputs(records: Sequence[Record]) -> dict[str, Any]:

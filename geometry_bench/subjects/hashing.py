@@ -56,6 +56,11 @@ def cache_folder() -> Path:
     return root / "geometry-bench"
 
 
+def lines_hash(lines: Iterable[str]) -> str:
+    """SHA-256 of lines of text in their order, as 64 hex digits."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file as 64 hex digits, remembered by (real path, size, times of change).
 

@@ -192,8 +192,6 @@ def _tied(config: Mapping[str, Any], tensors: Mapping[str, Stored]) -> dict[str,
 
 
 def _with_adapter(base: Checkpoint, folder: Path, name: str) -> Checkpoint:
-    if base.adapter is not None:
-        raise GeometryBenchError(f"{folder} is an adapter over an adapter; merge one of them first.")
     adapter = read_adapter(folder)
     tensors = dict(base.tensors)
     for changed, update in adapter.updates.items():

@@ -55,7 +55,7 @@ def write_projection(
     """
     _refuse_unknown_layers(task, plan)
     shards = _shards(task.start)
-    needed = sum(tensor.size * (4 if dtype == "float32" else tensor.bytes / tensor.size) for tensor in _all(shards))
+    needed = _total(shards, dtype)
     names = [name for tensors in shards.values() for name in tensors]
     taken = iter(names if watch is None else watch(names, len(names)))
     outcomes: dict[str, TensorOutcome] = {}
@@ -116,7 +116,7 @@ def _refuse_nothing(task: Update, source: Update, outcomes: Mapping[str, TensorO
 
 
 @contextmanager
-def _complete_or_absent(out: Path, needed: float) -> Iterator[Path]:
+def _complete_or_absent(out: Path, needed: int) -> Iterator[Path]:
     """A folder beside ``out`` that becomes ``out`` in the end, or vanishes together with the parents made for it."""
     if out.exists() or out.is_symlink():
         raise GeometryBenchError(f"{out} exists; choose a folder that does not.")
@@ -179,8 +179,9 @@ def _shards(start: Checkpoint) -> Shards:
     return shards
 
 
-def _all(shards: Shards) -> Iterator[Stored]:
-    return (tensor for tensors in shards.values() for tensor in tensors.values())
+def _total(shards: Shards, dtype: Dtype) -> int:
+    """Bytes of all tensors as they will be written."""
+    return sum(_bytes(tensor, _kind(tensor, dtype)) for tensors in shards.values() for tensor in tensors.values())
 
 
 def _kind(tensor: Stored, dtype: Dtype) -> str:
@@ -206,9 +207,8 @@ def _header(tensors: Mapping[str, Stored], kinds: Mapping[str, str]) -> bytes:
 def _write_index(folder: Path, shards: Shards, dtype: Dtype) -> None:
     if list(shards) == ["model.safetensors"]:
         return
-    total = sum(_bytes(tensor, _kind(tensor, dtype)) for tensor in _all(shards))
     where = {name: file for file, tensors in shards.items() for name in tensors}
-    content = {"metadata": {"total_size": total}, "weight_map": where}
+    content = {"metadata": {"total_size": _total(shards, dtype)}, "weight_map": where}
     (folder / _INDEX).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
