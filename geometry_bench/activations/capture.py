@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from geometry_bench.activations import batching
 from geometry_bench.activations.batching import Batch, Ids
-from geometry_bench.activations.cache import Cache, content_key
+from geometry_bench.activations.cache import Cache
 from geometry_bench.activations.pooling import LAST, Padding, Pooler, Pooling
+from geometry_bench.entries import content_key
 from geometry_bench.errors import GeometryBenchError
 
 if TYPE_CHECKING:

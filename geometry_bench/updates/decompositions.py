@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from scipy import linalg
 
+from geometry_bench.entries import content_key
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.subspaces import Spectrum, numerical_rank
 from geometry_bench.updates.safetensor import Array32, slices
-from geometry_bench.updates.store import Store, content_key
+from geometry_bench.updates.store import Store
 
 VERSION = 1
 """Raised when decompositions would come out otherwise, so that stored ones are made again."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,7 +24,7 @@ from geometry_bench.geometry.subspaces import (
 )
 from geometry_bench.updates.decompositions import factorise_kept, overlap
 from geometry_bench.updates.safetensor import Array32
-from geometry_bench.updates.store import Store, content_key
+from geometry_bench.updates.store import Store
 from geometry_bench.updates.update import Update
 
 
@@ -86,7 +88,7 @@ class TensorSweep:
 
 def tensor_seed(name: str, seed: int) -> int:
     """A seed of a tensor's own, so that random bases of equal shape differ between tensors."""
-    return int(content_key({"tensor": name, "seed": seed})[:16], 16)
+    return int(hashlib.sha256(json.dumps({"seed": seed, "tensor": name}).encode()).hexdigest()[:16], 16)
 
 
 def common_names(updates: Mapping[str, Update], *, dimensions: int | None = None) -> tuple[str, ...]:
