@@ -7,7 +7,6 @@ read in its metadata.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geometry_bench.entries import TEMPORARY, Entries
+from geometry_bench.subjects.hashing import cache_folder
 
 Array = NDArray[np.float32]
 
@@ -28,15 +28,7 @@ _ABANDONED = timedelta(days=1)
 def default_root() -> Path:
     """`$GEOMETRY_BENCH_CACHE`, or `geometry-bench/activations` in the user's cache folder of this platform."""
     named = os.environ.get("GEOMETRY_BENCH_CACHE")
-    if named:
-        return Path(named).expanduser()
-    if sys.platform == "darwin":
-        folder = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        folder = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return folder / "geometry-bench" / "activations"
+    return Path(named).expanduser() if named else cache_folder() / "activations"
 
 
 @dataclass(frozen=True)

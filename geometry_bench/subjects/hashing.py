@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -50,10 +51,14 @@ _SETTLED_NS = 2_000_000_000
 
 
 def cache_folder() -> Path:
-    """Folder for remembered hashes: ``$XDG_CACHE_HOME/geometry-bench``, else ``~/.cache/geometry-bench``."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    root = Path(base) if base else Path.home() / ".cache"
-    return root / "geometry-bench"
+    """``geometry-bench`` in the user's cache folder of this platform: for remembered hashes, activations, decompositions."""
+    if sys.platform == "darwin":
+        folder = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        folder = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return folder / "geometry-bench"
 
 
 def lines_hash(lines: Iterable[str]) -> str:
