@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from dataclasses import dataclass, fields
@@ -171,6 +172,7 @@ def load_family(path: Path) -> Family:
     return family
 
 
+@functools.cache
 def embedded_families() -> tuple[Family, ...]:
     """The families of the embedded zoo.
 
@@ -186,6 +188,7 @@ def embedded_families() -> tuple[Family, ...]:
     return families
 
 
+@functools.cache
 def embedded_specs() -> tuple[SubjectSpec, ...]:
     """The members of the embedded zoo, by their family manifests."""
     return tuple(family.spec(member) for family in embedded_families() for member in family.members)
