@@ -1,12 +1,15 @@
 """Source A, *Safety and Compassion Geometry Across Models*, held against every ``--model``.
 
 Eight instruct models were given system prompts of four contemplative traditions, a secular one and two safety prompts, and
-the axes from the generic assistant's states to theirs were compared at the last token of the final block. Each test is one
-claim of the source, named and stated in ``geometry_bench/claims/safety_compassion.py``; ``geometry-bench show CLAIM`` prints
-one with its criterion, null and published figures. The last claims are about several subjects together.
+the axes from the generic assistant's states to theirs were compared at the last token of the final block.
+
+The last claims are about several subjects together.
+
+Each test is one claim, stated in ``geometry_bench/claims/safety_compassion/records.py``; ``geometry-bench show CLAIM`` prints
+one with its criterion, null and published figures.
 """
 
-from geometry_bench.claims import panel, safety_compassion
+from geometry_bench.claims import safety_compassion
 from geometry_bench.plugin import benchmarks_of
 
-globals().update(benchmarks_of((*safety_compassion.CLAIMS, *panel.CLAIMS)))
+globals().update(benchmarks_of(safety_compassion.CLAIMS))

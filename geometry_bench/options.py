@@ -17,7 +17,7 @@ from geometry_bench.subjects.groups import DEPTH, Group, embedded_groups, group_
 from geometry_bench.subjects.spec import SubjectSpec
 
 if TYPE_CHECKING:
-    from geometry_bench.run import RunSettings
+    from geometry_bench.run.run import RunSettings
 
 
 @dataclass(frozen=True)
@@ -292,8 +292,8 @@ def _alignment(text: str) -> tuple[str, str]:
 
 def run_settings(values: Mapping[str, Any], *, progress: bool = True) -> RunSettings:
     """Settings of a run from option values by ``dest``."""
-    from geometry_bench.lab import CaptureSettings
-    from geometry_bench.run import RunSettings
+    from geometry_bench.labs.model import CaptureSettings
+    from geometry_bench.run.run import RunSettings
 
     cache = values["gb_activation_cache"]
     return RunSettings(

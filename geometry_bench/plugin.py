@@ -18,7 +18,7 @@ from geometry_bench.errors import GeometryBenchError
 if TYPE_CHECKING:
     from geometry_bench.claims.model import Case, Claim
     from geometry_bench.records.schema import Record
-    from geometry_bench.run import Run
+    from geometry_bench.run.run import Run
     from geometry_bench.subjects.spec import SubjectSpec
 
 RUN = pytest.StashKey["Run"]()
@@ -95,7 +95,7 @@ def session_run(config: pytest.Config) -> Run:
     """
     if RUN not in config.stash:
         from geometry_bench.options import asked_for, run_settings
-        from geometry_bench.run import Run
+        from geometry_bench.run.run import Run
 
         values = vars(config.option)
         asked = asked_for(values)
@@ -172,8 +172,8 @@ def geometry_case(geometry_target: tuple[Claim, Case, str], request: pytest.Fixt
     run = session_run(config)
 
     def measure() -> None:
-        from geometry_bench.labs import SubjectFailedError
         from geometry_bench.records.outcomes import outcome_of
+        from geometry_bench.run.labs import SubjectFailedError
 
         # Outcomes are raised outside the handler, or pytest would tell the sentence twice, as cause and effect.
         fault: GeometryBenchError | None = None

@@ -116,7 +116,7 @@ def bench(pytester: pytest.Pytester, pack: Path, monkeypatch: pytest.MonkeyPatch
     import geometry_bench.options
     import geometry_bench.records.outcomes
     import geometry_bench.report.summary
-    import geometry_bench.run
+    import geometry_bench.run.run
     import geometry_bench.subjects.load  # noqa: F401
     from geometry_bench.resources import data_root
 

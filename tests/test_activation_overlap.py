@@ -15,11 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import tiny_model
 
-from geometry_bench import lab as lab_module
-from geometry_bench.claims import activation_overlap as claims
-from geometry_bench.claims.activation_overlap import HARMFUL, OTHER_HARMFUL, REFUSAL_STYLE, SETS, SHARES, USEFUL, window
 from geometry_bench.claims.model import NotApplicableError
 from geometry_bench.claims.registry import CLAIMS
+from geometry_bench.claims.safety_subspaces import activations as claims
+from geometry_bench.claims.safety_subspaces.activations import (
+    HARMFUL,
+    OTHER_HARMFUL,
+    REFUSAL_STYLE,
+    SETS,
+    SHARES,
+    USEFUL,
+    window,
+)
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.groups import (
     Group,
@@ -34,7 +41,8 @@ from geometry_bench.geometry.groups import (
     pooled_covariance,
 )
 from geometry_bench.geometry.moments import Folding, Moments
-from geometry_bench.lab import MEAN, MEAN_KEPT, CaptureSettings, Grouped, Lab
+from geometry_bench.labs import model as lab_module
+from geometry_bench.labs.model import MEAN, MEAN_KEPT, CaptureSettings, Grouped, Lab
 from geometry_bench.prompts.pack import load_pack
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.prompts.sets import RequestSet

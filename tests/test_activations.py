@@ -25,8 +25,8 @@ from geometry_bench.activations import capture as capturing
 from geometry_bench.activations.cache import Cache, default_root
 from geometry_bench.activations.capture import capture, capture_batches
 from geometry_bench.activations.pooling import LAST, Pooler, Pooling
-from geometry_bench.entries import content_key
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.storage import content_key
 from geometry_bench.subjects.blocks import block_output
 from geometry_bench.subjects.load import Subject, load
 from geometry_bench.subjects.spec import Identity, SubjectSpec

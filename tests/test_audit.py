@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from geometry_bench.claims.audit import Finding, run_audit
-from geometry_bench.claims.audit_safety_compassion import audit, statements
+from geometry_bench.claims.safety_compassion.audit import audit, statements
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.records.published import load_published, parse_published
+from geometry_bench.published.schema import load_published, parse_published
 from geometry_bench.resources import data_root
 
 Raw = dict[str, Any]

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from geometry_bench.claims.audit import AUDITED_SOURCES, Finding, run_audit
-from geometry_bench.claims.audit_safety_subspaces import audit
+from geometry_bench.claims.safety_subspaces.audit import audit
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.records.published import PublishedTables, parse_figures
+from geometry_bench.published.schema import PublishedTables, parse_figures
 from geometry_bench.resources import data_root
 
 Raw = dict[str, Any]

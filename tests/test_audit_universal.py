@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from geometry_bench.claims.audit import Finding
-from geometry_bench.claims.audit_universal_direction import audit
+from geometry_bench.claims.universal_direction.audit import audit
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.records.published import parse_figures
+from geometry_bench.published.schema import parse_figures
 from geometry_bench.resources import data_root
 
 Raw = dict[str, Any]

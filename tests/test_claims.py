@@ -11,10 +11,10 @@ import pytest
 import torch
 from models import tiny_model
 
-from geometry_bench.claims.layers import analysis_layers, capping_layers
 from geometry_bench.claims.model import Case, Claim, NotApplicableError
 from geometry_bench.claims.registry import CLAIMS
-from geometry_bench.lab import CaptureSettings, Lab
+from geometry_bench.claims.safety_compassion.layers import analysis_layers, capping_layers
+from geometry_bench.labs.model import CaptureSettings, Lab
 from geometry_bench.prompts.pack import load_pack
 from geometry_bench.records.schema import ClaimVerdict, Estimate
 from geometry_bench.records.verdicts import judge_claim

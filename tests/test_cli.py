@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from geometry_bench import __version__, cli
+from geometry_bench import __version__
 from geometry_bench.claims.registry import CLAIMS
+from geometry_bench.cli import app as cli
 from geometry_bench.options import OPTIONS
 
 COMMANDS = (
@@ -125,7 +126,7 @@ def test_run_and_then_the_board_the_baselines_and_the_cache(
         *("run", "--claim", "compassion.tightest_pair", "--claim", "compassion.secular_divergence"),
         *("--model", tiny, "--prompts", pack, "--results", "results", *own, "--baseline-update=new", "-q"),
     ]
-    entry = "from geometry_bench.cli import main; main()"
+    entry = "from geometry_bench.cli.app import main; main()"
     run = subprocess.run(
         [sys.executable, "-c", entry, *map(str, arguments)], capture_output=True, text=True, timeout=120
     )
@@ -163,7 +164,7 @@ def test_version_and_wrong_usage(shell: Shell) -> None:
 
 HELP = """
 import contextlib, io, sys
-from geometry_bench import cli
+from geometry_bench.cli import app as cli
 texts = []
 for command in {commands}:
     sys.argv = ["geometry-bench", *command, "--help"]

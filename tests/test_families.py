@@ -12,7 +12,7 @@ from conftest import SMALL, Bench, read_lines
 
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.resources import data_root
-from geometry_bench.run import Run, RunSettings
+from geometry_bench.run.run import Run, RunSettings
 from geometry_bench.subjects.families import Family, Member, dump_family, embedded_specs, load_family
 from geometry_bench.subjects.spec import Identity, SubjectSpec
 
@@ -235,7 +235,7 @@ def test_bad_combinations(bench: Bench, myfam: Path, tmp_path: Path, arguments: 
 def test_members_on_the_hub_keep_their_hub_name(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Baselines and published figures go by it; two families may share a base."""
     pinned = Identity("org/base", "hub", None, "a" * 40, "LlamaForCausalLM", 2, 16)
-    monkeypatch.setattr("geometry_bench.roster.resolve", lambda spec: pinned)
+    monkeypatch.setattr("geometry_bench.run.roster.resolve", lambda spec: pinned)
     loaded = [
         load_family(manifest(tmp_path / name, {"role": "base", "model": "org/base"}, name=name))
         for name in ("one", "two")

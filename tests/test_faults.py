@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import Bench, as_toml, read_lines, small_pack
 
-from geometry_bench import cli
+from geometry_bench.cli import app as cli
 from geometry_bench.records.schema import SCHEMA
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

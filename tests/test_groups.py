@@ -15,18 +15,18 @@ from models import tiny_model
 from scipy import stats
 from scipy.stats import ortho_group
 
-from geometry_bench.claims import universal
 from geometry_bench.claims.model import Case, NotApplicableError
 from geometry_bench.claims.registry import CLAIMS
+from geometry_bench.claims.universal_direction import directions as universal
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.mapped import alike, direction_cosines, inner_products, shared_scores
-from geometry_bench.group_lab import GroupLab, block_at
-from geometry_bench.lab import MEAN_LAST_FIVE
+from geometry_bench.labs.group import GroupLab, block_at
+from geometry_bench.labs.model import MEAN_LAST_FIVE
 from geometry_bench.options import OPTIONS, asked_for
 from geometry_bench.prompts.roles import ALIGNMENT, RequestSettings
 from geometry_bench.records.schema import ClaimVerdict, Estimate
 from geometry_bench.records.verdicts import judge_claim
-from geometry_bench.run import Run, RunSettings
+from geometry_bench.run.run import Run, RunSettings
 from geometry_bench.subjects.groups import DEPTH, Group, embedded_groups, group_of, load_group
 from geometry_bench.subjects.spec import SubjectSpec, resolve
 
@@ -405,7 +405,7 @@ def test_figures_are_those_of_a_group_with_the_same_members_and_reference(
     names = {"a": "EleutherAI/pythia-1b", "b": "EleutherAI/pythia-160m", "c": "EleutherAI/pythia-410m"}
     plain = resolve(SubjectSpec(ZOO))
     monkeypatch.setattr(
-        "geometry_bench.roster.resolve", lambda spec: replace(plain, name=spec.model, revision=spec.model)
+        "geometry_bench.run.roster.resolve", lambda spec: replace(plain, name=spec.model, revision=spec.model)
     )
     group = Group("group/small", reference, {name: SubjectSpec(model) for name, model in names.items()})
     run = Run([], RunSettings(), [group])
@@ -425,7 +425,7 @@ def test_a_single_model_is_not_held_against_a_group() -> None:
 
 
 def universal_published() -> Any:
-    from geometry_bench.records.published import load_source
+    from geometry_bench.published.schema import load_source
 
     return load_source("universal_direction")
 

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.records.published import Published, load_published
+from geometry_bench.published.schema import Published, load_published
 from geometry_bench.report.leaderboard import (
     BOARDS,
     Figure,

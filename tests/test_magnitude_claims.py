@@ -13,19 +13,19 @@ from models import tiny_model
 from scipy import stats
 
 from geometry_bench.activations.pooling import Pooling
-from geometry_bench.claims import detection, magnitude
+from geometry_bench.claims.magnitude_variance import detection, magnitude
 from geometry_bench.claims.model import NotApplicableError
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.claims.requests import classes
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.lab import LAST_KEPT, MEAN, MEAN_KEPT, CaptureSettings, Lab, Requests, prompts_hash
+from geometry_bench.labs.model import LAST_KEPT, MEAN, MEAN_KEPT, CaptureSettings, Lab, Requests, prompts_hash
 from geometry_bench.options import OPTIONS
 from geometry_bench.prompts.pack import load_pack
 from geometry_bench.prompts.roles import RequestSettings
-from geometry_bench.records.published import PublishedFigures, load_source
+from geometry_bench.published.schema import PublishedFigures, load_source
 from geometry_bench.records.schema import ClaimVerdict, Estimate
 from geometry_bench.records.verdicts import judge_claim, judge_published
-from geometry_bench.run import Run, RunSettings
+from geometry_bench.run.run import Run, RunSettings
 from geometry_bench.subjects.spec import SubjectSpec, resolve
 
 LAYERS, WIDTH, PER_CLASS = 8, 48, 300

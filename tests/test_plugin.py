@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import SMALL, Bench, read_lines
 
-from geometry_bench import lab
+from geometry_bench.labs import model as lab
 from geometry_bench.plugin import subject_of
 from geometry_bench.records.schema import ClaimVerdict
 
@@ -26,7 +26,7 @@ TWO_CLAIMS = "test_tightest_pair or test_secular_divergence"
 @pytest.fixture(autouse=True)
 def _noise(monkeypatch: pytest.MonkeyPatch) -> None:
     """A numerical noise of these tests' own: what is measured of it in the repository may change."""
-    monkeypatch.setattr("geometry_bench.run.noise_floor", lambda metric, dtype: 1e-5)
+    monkeypatch.setattr("geometry_bench.run.run.noise_floor", lambda metric, dtype: 1e-5)
 
 
 @pytest.fixture(scope="session")
@@ -220,13 +220,13 @@ def test_a_resumed_run_measures_nothing_again(
     def refuse(*_: Any) -> None:
         raise AssertionError("a forward pass")
 
-    monkeypatch.setattr("geometry_bench.lab.Lab._captured", refuse)
+    monkeypatch.setattr("geometry_bench.labs.model.Lab._captured", refuse)
     monkeypatch.setattr("geometry_bench.subjects.load.load", refuse)
     again = bench(*options, "-k", COSINES, "--resume", models=(tiny,))
     assert again.parseoutcomes() == first.parseoutcomes()
     assert (results / "records.jsonl").read_text() == before
     monkeypatch.undo()
-    monkeypatch.setattr("geometry_bench.lab.Lab._captured", captured)
+    monkeypatch.setattr("geometry_bench.labs.model.Lab._captured", captured)
 
     bench(*options, "-k", f"{COSINES} or tightest_pair", "--resume", models=(tiny,))
     after = (results / "records.jsonl").read_text()
@@ -326,7 +326,7 @@ def test_known_failures_flips_and_unknown_failures(
     options = ("-k", TWO_CLAIMS, "--baselines", base, "-rx")
 
     def judged(verdict: str) -> None:
-        monkeypatch.setattr("geometry_bench.run.judge_claim", lambda *_: (ClaimVerdict(verdict), "as planted"))
+        monkeypatch.setattr("geometry_bench.run.run.judge_claim", lambda *_: (ClaimVerdict(verdict), "as planted"))
 
     judged("FAILS")
     unknown = bench(*options, models=(tiny,))

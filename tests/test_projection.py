@@ -19,7 +19,7 @@ from safetensors.numpy import load_file as load_numpy
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from geometry_bench.cli import app
+from geometry_bench.cli.app import app
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.subjects.families import Family, load_family
 from geometry_bench.subjects.spec import SubjectSpec

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.records.published import (
+from geometry_bench.published.schema import (
     TRADITIONS,
     Published,
     agrees,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.records.published import (
+from geometry_bench.published.schema import (
     PublishedFigures,
     PublishedTables,
     load_figures,
@@ -20,7 +20,7 @@ from geometry_bench.records.published import (
     load_tables,
     parse_figures,
 )
-from geometry_bench.records.published_tables import BASES, MEASURES
+from geometry_bench.published.tables import BASES, MEASURES
 from geometry_bench.resources import data_root
 
 Raw = dict[str, Any]
@@ -211,7 +211,7 @@ def test_a_file_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     folder.mkdir(parents=True)
     for source in ("universal_direction", "safety_subspaces"):
         (folder / f"{source}.json").write_text((FOLDER / f"{source}.json").read_text("utf-8")[:900], encoding="utf-8")
-    monkeypatch.setattr("geometry_bench.records.published.data_root", lambda: tmp_path)
+    monkeypatch.setattr("geometry_bench.published.schema.data_root", lambda: tmp_path)
     for load in (load_source, load_figures, load_tables):
         for source in ("universal_direction", "safety_subspaces"):
             with pytest.raises(GeometryBenchError, match="cannot be read as JSON"):

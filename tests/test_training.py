@@ -563,7 +563,7 @@ def test_a_base_without_end_token_is_refused(tmp_path: Path) -> None:
 def test_the_command_tells_bad_input_in_one_sentence(
     arguments: list[str], code: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from geometry_bench import cli
+    from geometry_bench.cli import app as cli
 
     monkeypatch.setattr("sys.argv", ["geometry-bench", "family", *arguments])
     with pytest.raises(SystemExit) as end:
@@ -576,7 +576,7 @@ def test_the_command_tells_bad_input_in_one_sentence(
 def test_the_command_shows_members_and_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from geometry_bench import cli
+    from geometry_bench.cli import app as cli
     from geometry_bench.training import build as module
 
     def stopped(*_: Any, **__: Any) -> None:

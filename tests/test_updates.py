@@ -25,7 +25,7 @@ from geometry_bench.geometry.subspaces import (
     random_energy,
     random_frame,
 )
-from geometry_bench.roster import Roster
+from geometry_bench.run.roster import Roster
 from geometry_bench.subjects.families import load_family
 from geometry_bench.subjects.spec import SubjectSpec, resolve
 from geometry_bench.updates import safetensor

@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 
 from geometry_bench.claims.model import Case, NotApplicableError
 from geometry_bench.claims.registry import CLAIMS
-from geometry_bench.claims.weight_subspaces import percentile_layers
+from geometry_bench.claims.safety_subspaces.weights import percentile_layers
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.family_lab import ALIGNMENT, SHARES, THRESHOLDS, FamilyLab
+from geometry_bench.labs.family import ALIGNMENT, SHARES, THRESHOLDS, FamilyLab
 from geometry_bench.options import OPTIONS, asked_for
 from geometry_bench.records.schema import ClaimVerdict, Estimate
 from geometry_bench.records.verdicts import judge_claim
-from geometry_bench.run import Run, RunSettings
+from geometry_bench.run.run import Run, RunSettings
 from geometry_bench.subjects.families import load_family
 from geometry_bench.updates.store import Store
 

@@ -11,7 +11,7 @@ import transformers
 
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.resources import data_root
-from geometry_bench.run import Run, RunSettings
+from geometry_bench.run.run import Run, RunSettings
 from geometry_bench.subjects.families import load_family
 from geometry_bench.training import sources
 from geometry_bench.training.build import build

@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from geometry_bench.claims.model import NotApplicableError, Scope
 from geometry_bench.claims.registry import CLAIMS
-from geometry_bench.family_lab import FamilyLab
-from geometry_bench.group_lab import GroupLab
-from geometry_bench.lab import CaptureSettings, Lab, Rendering, States
+from geometry_bench.labs.family import FamilyLab
+from geometry_bench.labs.group import GroupLab
+from geometry_bench.labs.model import CaptureSettings, Lab, Rendering, States
 from geometry_bench.prompts.pack import Pack, load_pack
 from geometry_bench.records.environment import environment
 from geometry_bench.records.files import write_atomically

@@ -19,9 +19,9 @@ MODEL = "zoo/llama-d80/aligned"  # eight blocks of width 80: no embedded model h
 
 _MEASURE = """
 import json, sys
-from geometry_bench.claims import activation_overlap as claims
+from geometry_bench.claims.safety_subspaces import activations as claims
 from geometry_bench.claims.model import Case
-from geometry_bench.lab import CaptureSettings, Lab
+from geometry_bench.labs.model import CaptureSettings, Lab
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.prompts.pack import load_pack
 from geometry_bench.subjects.spec import SubjectSpec, resolve
@@ -46,7 +46,7 @@ def _needs_proc() -> None:
 
 def write_sets(folder: Path) -> None:
     """Three sets of as many distinct requests as the larger run takes, without topics, so that groups are dealt."""
-    from geometry_bench.claims.activation_overlap import SETS
+    from geometry_bench.claims.safety_subspaces.activations import SETS
     from geometry_bench.prompts.sets import load_set
 
     for role in SETS:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from geometry_bench.entries import TEMPORARY, Entries
+from geometry_bench.storage import TEMPORARY, Entries
 from geometry_bench.subjects.hashing import cache_folder
 
 Array = NDArray[np.float32]

@@ -24,8 +24,8 @@ from geometry_bench.activations import batching
 from geometry_bench.activations.batching import Batch, Ids
 from geometry_bench.activations.cache import Cache
 from geometry_bench.activations.pooling import LAST, Padding, Pooler, Pooling
-from geometry_bench.entries import content_key
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.storage import content_key
 
 if TYPE_CHECKING:
     import torch

@@ -13,10 +13,10 @@ from functools import partial
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.records.published import PublishedStatement
+from geometry_bench.published.schema import PublishedStatement
 
 AUDITED_SOURCES: tuple[str, ...] = ("safety_compassion", "universal_direction", "safety_subspaces")
-"""Sources with an audit, each in its own module ``audit_SOURCE`` beside this one."""
+"""Sources with an audit, each in the module ``audit`` of its package."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Checks(Generic[_Data]):
 
 
 class AuditModule(Protocol):
-    """What a module ``audit_SOURCE`` offers."""
+    """What the module ``audit`` of a source offers."""
 
     def audit(self, published: Any | None = None) -> list[Finding]:
         """Check every statement of the source, against ``published`` or against the stored figures."""
@@ -137,6 +137,6 @@ def run_audit(sources: Sequence[str] | None = None) -> list[Finding]:
             raise GeometryBenchError(
                 f"There is no audit of {source!r}; the audited sources are {', '.join(AUDITED_SOURCES)}."
             )
-        module = cast(AuditModule, importlib.import_module(f"geometry_bench.claims.audit_{source}"))
+        module = cast(AuditModule, importlib.import_module(f"geometry_bench.claims.{source}.audit"))
         findings.extend(module.audit())
     return findings

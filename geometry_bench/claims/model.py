@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from geometry_bench.activations.pooling import Pooling
-from geometry_bench.lab import Lab, RequestRendering
+from geometry_bench.labs.model import Lab, RequestRendering
 from geometry_bench.prompts.pack import Pack
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.records.schema import Estimate, Record, Variant

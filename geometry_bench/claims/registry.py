@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-from geometry_bench.claims import activation_overlap, magnitude, panel, safety_compassion, universal, weight_subspaces
+from geometry_bench.claims import magnitude_variance, safety_compassion, safety_subspaces, universal_direction
 from geometry_bench.claims.model import Claim
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.records.schema import case_key
 
 _ALL = (
     *safety_compassion.CLAIMS,
-    *magnitude.CLAIMS,
-    *activation_overlap.CLAIMS,
-    *universal.CLAIMS,
-    *weight_subspaces.CLAIMS,
-    *panel.CLAIMS,
+    *magnitude_variance.CLAIMS,
+    *universal_direction.CLAIMS,
+    *safety_subspaces.CLAIMS,
 )
 
 CLAIMS: dict[str, Claim] = {claim.id: claim for claim in _ALL}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from geometry_bench.activations.pooling import Pooling
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
-from geometry_bench.lab import MEAN, MEAN_KEPT, Lab
+from geometry_bench.labs.model import MEAN, MEAN_KEPT, Lab
 from geometry_bench.prompts.sets import RequestSet
 from geometry_bench.records.schema import Variant
 

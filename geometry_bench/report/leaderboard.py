@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from geometry_bench.records.published import Pair, Published, PublishedSubject, agrees, tradition_pairs
+from geometry_bench.published.schema import Pair, Published, PublishedSubject, agrees, tradition_pairs
 from geometry_bench.report.tables import Table, as_format, csv_text, format_tables
 
 Kind = Literal["published", "measured"]

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from scipy import linalg
 
-from geometry_bench.entries import content_key
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.subspaces import Spectrum, numerical_rank
+from geometry_bench.storage import content_key
 from geometry_bench.updates.safetensor import Array32, slices
 from geometry_bench.updates.store import Store
 

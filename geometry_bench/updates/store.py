@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from geometry_bench.entries import Entries
+from geometry_bench.storage import Entries
 from geometry_bench.subjects.hashing import cache_folder
 
 Arrays = Mapping[str, NDArray[np.float64]]

@@ -1,0 +1,201 @@
+"""Estimates made of axes against the ``generic`` reference: the measurement that all of source A shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from geometry_bench.geometry.directions import (
+    BFLOAT16,
+    FLOAT64,
+    Arithmetic,
+    Array,
+    pair_cosines,
+    split_reference_cosine,
+)
+from geometry_bench.geometry.resampling import jackknife_interval, random_subsets
+from geometry_bench.labs.model import Lab, Rendering, States
+from geometry_bench.published.schema import PublishedSubject
+from geometry_bench.records.schema import Estimate, Null
+
+REFERENCE = "generic"
+MessageSet = Literal["suffering", "benign"]
+SUFFERING: Final = "suffering"
+BENIGN: Final = "benign"
+TRADITIONS = ("chenrezig", "tara", "agape", "rahma")
+PAIRS = tuple(combinations(TRADITIONS, 2))
+NULL_DRAWS = 2000
+SEED = 0
+
+ARITHMETIC: Mapping[Rendering, Arithmetic] = {"published": BFLOAT16, "corrected": FLOAT64}
+"""Source A computed means, differences and cosines in bfloat16."""
+
+
+class Axes:
+    """mean(condition) − mean(generic) for every condition asked for, (layers, width) each, computed once.
+
+    ``without`` leaves one message out of both means. The source writes its safety axes the other way round
+    (generic − safety); the cosine of two axes does not change when both are turned.
+    """
+
+    def __init__(self, states: States, arithmetic: Arithmetic, without: int | None = None) -> None:
+        self._states, self.arithmetic, self._without = states, arithmetic, without
+        self._means: dict[str, Array] = {}
+
+    def _mean(self, condition: str) -> Array:
+        if condition not in self._means:
+            states = self._states[condition]
+            if self._without is not None:
+                states = np.delete(states, self._without, axis=0)
+            self._means[condition] = self.arithmetic.mean(states)
+        return self._means[condition]
+
+    def __getitem__(self, condition: str) -> Array:
+        return self.arithmetic.subtract(self._mean(condition), self._mean(REFERENCE))
+
+    def cosine(self, a: str, b: str) -> Array:
+        """Profile (layers,) of the cosine of two conditions' axes."""
+        return self.arithmetic.cosine(self[a], self[b])
+
+    def mean(self, conditions: Sequence[str]) -> Array:
+        """The unweighted mean of several axes, (layers, width)."""
+        return self.arithmetic.mean(np.stack([self[condition] for condition in conditions]))
+
+    def stacked(self, prefix: str, layer: int) -> Array:
+        """Axes of all conditions of a kind at one block: (conditions, width)."""
+        return np.stack([self[name][layer] for name in self._states if name.startswith(prefix)])
+
+
+Statistic = Callable[[Axes], Array]
+"""From axes to a profile (layers,)."""
+
+Draws = Callable[[Axes, int], Array]
+"""From axes and a block to draws of the null distribution at that block."""
+
+
+def axis_estimate(
+    lab: Lab,
+    rendering: Rendering,
+    messages: str,
+    statistic: Statistic,
+    *,
+    null: tuple[str, Draws] | None = None,
+    reduce: Callable[[Array], float] | None = None,
+    layer: int | None = -1,
+    label: str | None = None,
+    details: Callable[[Axes, int], dict[str, float | None]] | None = None,
+    correlation: bool = True,
+) -> Estimate:
+    """Value, jackknife over messages, profile and null of a statistic of axes.
+
+    The value is the statistic at ``layer`` (negative counts from the end), or ``reduce`` of the whole profile. The null is
+    drawn for the corrected variant alone: control prompts are not part of the source's procedure.
+    """
+    states = lab.states(messages, rendering)
+    arithmetic = ARITHMETIC[rendering]
+    block = None if layer is None else range(lab.layers)[layer]
+
+    def value_of(profile: Array) -> float:
+        return float(reduce(profile)) if reduce is not None else float(profile[block])
+
+    axes = Axes(states, arithmetic)
+    profile = np.asarray(statistic(axes), dtype=np.float64)
+    value = value_of(profile)
+    prompts = len(states[REFERENCE])
+    left_out: list[float | None] = [
+        value_of(np.asarray(statistic(Axes(states, arithmetic, i)))) for i in range(prompts)
+    ]
+    interval = (
+        jackknife_interval(value, np.array(left_out, dtype=np.float64), correlation=correlation)
+        if np.isfinite(np.array([value, *left_out], dtype=np.float64)).all()
+        else None
+    )
+    shown = lab.layers - 1 if block is None else block
+    return Estimate(
+        value=value,
+        error=interval.error if interval else None,
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
+        n=prompts,
+        leave_one_out=left_out,
+        layer=block,
+        profile=[float(x) for x in profile],
+        null=Null.of(null[0], null[1](axes, shown), value) if null and rendering == "corrected" else None,
+        label=label,
+        details=details(axes, shown) if details and rendering == "corrected" else {},
+        arithmetic=arithmetic.name,
+        notes=notes(lab, messages),
+    )
+
+
+def both(lab: Lab, messages: str, statistic: Statistic, **options: Any) -> dict[Rendering, Estimate]:
+    """The estimate in both variants."""
+    variants: tuple[Rendering, ...] = ("published", "corrected")
+    return {rendering: axis_estimate(lab, rendering, messages, statistic, **options) for rendering in variants}
+
+
+def notes(lab: Lab, messages: str) -> list[str]:
+    """Circumstances of the prompts that a reader of the value must know."""
+    chat, found = lab.subject.chat, []
+    if chat.name != "chat_template":
+        found.append(f"no chat template: prompts rendered in the declared format {chat.name}")
+    if chat.system_policy != "native":
+        found.append(f"no system role: policy {chat.system_policy}")
+    if chat.injected_text:
+        found.append("default text injected by the template where no system message is given")
+    truncated = sum(p.truncated for prompts in lab.encoded(messages, "corrected").values() for p in prompts)
+    if truncated:
+        found.append(f"{truncated} prompts shortened to fit the model's context")
+    return found
+
+
+def pair_statistic(a: str, b: str) -> Statistic:
+    """Profile of the cosine of two conditions' axes."""
+    return lambda axes: axes.cosine(a, b)
+
+
+def split_details(lab: Lab, messages: str, a: str, b: str) -> dict[str, float | None]:
+    """The cosine of two axes at the final block when each has messages and reference of its own."""
+    states = lab.states(messages, "corrected")
+    mean, sd = split_reference_cosine(states[a][:, -1], states[b][:, -1], states[REFERENCE][:, -1])
+    return {"split_reference": mean, "split_reference_sd": sd}
+
+
+def final_figure(published: PublishedSubject, messages: MessageSet, a: str, b: str) -> float | None:
+    """The source's cosine of two axes at its last published block."""
+    profile = published.cosine(messages, a, b)
+    return None if profile is None else profile[max(profile)]
+
+
+# Null distributions, all of axes of unrelated system prompts against the same reference.
+
+
+def control_pairs(axes: Axes, layer: int) -> Array:
+    """Cosines of all pairs of control axes."""
+    return pair_cosines(axes.stacked("control:", layer))
+
+
+def control_partner(*kept: str) -> Draws:
+    """Cosines of each control axis with the axes of the conditions that are kept: the other partner is replaced."""
+
+    def draws(axes: Axes, layer: int) -> Array:
+        controls = axes.stacked("control:", layer)
+        return np.concatenate(
+            [axes.arithmetic.cosine(controls, np.broadcast_to(axes[k][layer], controls.shape)) for k in kept]
+        )
+
+    return draws
+
+
+def control_groups(size: int, statistic: Callable[[Array], float]) -> Draws:
+    """A statistic of ``size`` axes (size, width), drawn on random ordered groups of control axes."""
+
+    def draws(axes: Axes, layer: int) -> Array:
+        controls = axes.stacked("control:", layer)
+        groups = random_subsets(len(controls), size, NULL_DRAWS, SEED)
+        return np.array([statistic(controls[group]) for group in groups])
+
+    return draws

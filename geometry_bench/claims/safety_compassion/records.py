@@ -1,0 +1,192 @@
+"""Source A: *Safety and Compassion Geometry Across Models*, its claims that need activations alone.
+
+Every value is made of axes mean(condition) − mean(generic) over eight messages, last token of the rendered prompt, block
+outputs. Compassion axes are taken on the suffering messages, safety axes on the benign ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from geometry_bench.claims.model import Case, Claim, Condition, Need
+from geometry_bench.claims.safety_compassion import compassion, panel, safety
+from geometry_bench.claims.safety_compassion.axes import BENIGN, PAIRS, SUFFERING, TRADITIONS, MessageSet, final_figure
+from geometry_bench.claims.sources import SAFETY_COMPASSION
+from geometry_bench.published.schema import PublishedSubject
+from geometry_bench.records.verdicts import Criterion
+
+
+def pair_figure(messages: MessageSet, *names: str) -> Callable[[PublishedSubject, Case], float | None]:
+    """Reads the published cosine of a pair, given here or by the case's parameters."""
+
+    def figure(published: PublishedSubject, case: Case) -> float | None:
+        a, b = names or case.parameters
+        return final_figure(published, messages, a, b)
+
+    return figure
+
+
+SYSTEM_ROLE: tuple[Need, ...] = ("model", "system role")
+WITH_CONTROLS: tuple[Condition, ...] = ("systems", "controls")
+CONTROLS_NULL = "axes of unrelated system prompts of matched length against the same reference"
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        id="compassion.cross_tradition_cosine",
+        version=1,
+        source=SAFETY_COMPASSION,
+        where="cross-tradition table, final block",
+        statement="Axes of any two contemplative traditions have a positive cosine.",
+        measure=compassion.cross_tradition,
+        null=CONTROLS_NULL,
+        cases=tuple(Case(f"{a}-{b}", (a, b)) for a, b in PAIRS),
+        figure=pair_figure(SUFFERING),
+        needs=SYSTEM_ROLE,
+        messages=(SUFFERING,),
+        conditions=WITH_CONTROLS,
+    ),
+    Claim(
+        id="compassion.secular_divergence",
+        version=1,
+        source=SAFETY_COMPASSION,
+        where="cross-tradition table, secular column",
+        statement="Secular empathy stands apart from the contemplative cluster: its axis is farther from the traditions "
+        "than they are from each other.",
+        measure=compassion.secular_divergence,
+        null="one of five unrelated system prompts set apart from the other four",
+        figure=compassion.figure_secular_divergence,
+        needs=SYSTEM_ROLE,
+        messages=(SUFFERING,),
+        conditions=WITH_CONTROLS,
+    ),
+    Claim(
+        id="compassion.tightest_pair",
+        version=1,
+        source=SAFETY_COMPASSION,
+        where="discussion of the cross-tradition table",
+        statement="One pair of traditions is closest, and which one depends on the model.",
+        measure=compassion.tightest_pair,
+        null="margin of the closest of six pairs of four unrelated system prompts",
+        criterion=Criterion(beyond_null=False),
+        figure=compassion.figure_tightest_pair,
+        smallest_change=0.03,
+        needs=SYSTEM_ROLE,
+        messages=(SUFFERING,),
+        conditions=WITH_CONTROLS,
+    ),
+    Claim(
+        id="compassion.unified_axis",
+        version=1,
+        source=SAFETY_COMPASSION,
+        where="unified axis (Apertus)",
+        statement="The mean contemplative axis represents each tradition.",
+        measure=compassion.unified_axis,
+        null="an unrelated system prompt with the mean of three others; for orthonormal axes 0 against the other three and "
+        "0.5 against a mean that holds the axis itself",
+        cases=tuple(Case(t, (t,)) for t in TRADITIONS),
+        needs=SYSTEM_ROLE,
+        messages=(SUFFERING,),
+        conditions=WITH_CONTROLS,
+    ),
+    Claim(
+        id="safety.compassion_alignment",
+        version=1,
+        source=SAFETY_COMPASSION,
+        where="safety table, safety-compassion column",
+        statement="The safety axis is partly aligned with the compassion axis.",
+        measure=safety.compassion_alignment,
+        null="the compassion axis with axes of unrelated system prompts",
+        needs=SYSTEM_ROLE,
+        messages=(BENIGN,),
+        figure=pair_figure(BENIGN, "safety", "chenrezig"),
+        conditions=WITH_CONTROLS,
+    ),
+    Claim(
+        id="safety.tradition_alignment",
+        version=1,
+        source=SAFETY_COMPASSION,
+        where="follows from the safety table for the other traditions",
+        statement="The safety axis is partly aligned with the axis of each other tradition and with their mean.",
+        measure=safety.tradition_alignment,
+        null="that tradition's axis with axes of unrelated system prompts",
+        cases=tuple(Case(t, (t,)) for t in (*TRADITIONS[1:], "unified")),
+        needs=SYSTEM_ROLE,
+        messages=(BENIGN,),
+        conditions=WITH_CONTROLS,
+    ),
+    Claim(
+        id="safety.baseline_sign",
+        version=1,
+        source=SAFETY_COMPASSION,
+        where="safety table, safety-baseline column",
+        statement="Safety opposes the model's default after DPO or RLHF, and does not after supervised fine-tuning alone.",
+        measure=safety.baseline_sign,
+        null="the default (no system message) with axes of unrelated system prompts",
+        criterion=Criterion(sign="by_alignment"),
+        published_criterion=Criterion(sign="by_alignment", beyond_null=False),
+        needs=SYSTEM_ROLE,
+        messages=(BENIGN,),
+        figure=pair_figure(BENIGN, "safety", "empty"),
+        conditions=WITH_CONTROLS,
+    ),
+    Claim(
+        id="safety.strict_agreement",
+        version=1,
+        source=SAFETY_COMPASSION,
+        where="safety axes",
+        statement="A moderate and a strict safety prompt give one direction.",
+        measure=safety.strict_agreement,
+        null="either safety axis with axes of unrelated system prompts",
+        needs=SYSTEM_ROLE,
+        messages=(BENIGN,),
+        figure=pair_figure(BENIGN, "safety", "safety_strict"),
+        conditions=WITH_CONTROLS,
+    ),
+    Claim(
+        id="safety.layer_profile",
+        version=1,
+        source=SAFETY_COMPASSION,
+        where="per-layer safety-baseline figures",
+        statement="The sign of safety-baseline is the same over the analysis layers; the last block makes the largest step.",
+        measure=safety.layer_profile,
+        null="the same of unrelated system prompts",
+        cases=tuple(Case(kind, (kind,)) for kind in safety.REDUCTIONS),
+        criterion=Criterion(beyond_null=False),
+        needs=SYSTEM_ROLE,
+        messages=(BENIGN,),
+        figure=safety.figure_layer_profile,
+        conditions=WITH_CONTROLS,
+    ),
+    Claim(
+        id="safety.dimensionality",
+        version=1,
+        source=SAFETY_COMPASSION,
+        where="open question of the discussion",
+        statement="Safety is closer to one direction than unrelated instructions are: axes of many safety prompts share a "
+        "larger first component.",
+        measure=safety.dimensionality,
+        null="labels permuted between safety prompts and unrelated ones",
+        published_criterion=None,
+        metric="share",
+        needs=SYSTEM_ROLE,
+        messages=(BENIGN,),
+        conditions=("systems", "controls", "topics"),
+        open_question=True,
+    ),
+    Claim(
+        id="safety.prompt_sensitivity",
+        version=1,
+        source=SAFETY_COMPASSION,
+        where="companion note on mantras",
+        statement="The figure keeps its sign without any one message, on the other set, and without opening formulas.",
+        measure=safety.prompt_sensitivity,
+        null="none: the spread over recomputations is itself the answer",
+        cases=tuple(Case(figure, (figure,)) for figure in safety.SENSITIVE),
+        criterion=Criterion(beyond_null=False),
+        published_criterion=None,
+        needs=SYSTEM_ROLE,
+        messages=(SUFFERING, BENIGN),
+        conditions=("systems", "bare"),
+    ),
+    *panel.CLAIMS,
+)

@@ -1,0 +1,237 @@
+"""How the safety claims of source A are measured: safety axes on the benign messages."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from geometry_bench.claims.model import Case, Estimates, NotApplicableError
+from geometry_bench.claims.safety_compassion.axes import (
+    BENIGN,
+    PAIRS,
+    SEED,
+    SUFFERING,
+    TRADITIONS,
+    Axes,
+    Statistic,
+    axis_estimate,
+    both,
+    control_pairs,
+    control_partner,
+    pair_statistic,
+    split_details,
+)
+from geometry_bench.claims.safety_compassion.compassion import secular_divergence_profile
+from geometry_bench.claims.safety_compassion.layers import analysis_layers, first_analysis_layer
+from geometry_bench.geometry.directions import FLOAT64, Array, cosine
+from geometry_bench.geometry.dispersion import participation_ratio, spectrum
+from geometry_bench.labs.model import Lab
+from geometry_bench.published.schema import PublishedSubject
+from geometry_bench.records.schema import Estimate
+
+
+def compassion_alignment(lab: Lab, case: Case) -> Estimates:
+    """Cosine of the safety axis with the compassion axis, which the source takes from ``chenrezig``."""
+    return both(
+        lab,
+        BENIGN,
+        pair_statistic("safety", "chenrezig"),
+        null=("chenrezig with unrelated system prompts", control_partner("chenrezig")),
+        details=lambda axes, layer: split_details(lab, BENIGN, "safety", "chenrezig"),
+    )
+
+
+def tradition_alignment(lab: Lab, case: Case) -> Estimates:
+    """Cosine of the safety axis with another tradition's axis, or with the mean of all four."""
+    (tradition,) = case.parameters
+    if tradition != "unified":
+        statistic = pair_statistic("safety", tradition)
+        null = (f"{tradition} with unrelated system prompts", control_partner(tradition))
+    else:
+
+        def statistic(axes: Axes) -> Array:
+            return axes.arithmetic.cosine(axes["safety"], axes.mean(TRADITIONS))
+
+        def unified_with_controls(axes: Axes, layer: int) -> Array:
+            return cosine(axes.stacked("control:", layer), axes.mean(TRADITIONS)[layer])
+
+        null = ("the unified axis with unrelated system prompts", unified_with_controls)
+    return both(lab, BENIGN, statistic, null=null)
+
+
+def _require_distinct_empty(lab: Lab) -> None:
+    if lab.same_prompt("empty", "generic", BENIGN):
+        raise NotApplicableError(
+            "without a system message the template renders the generic prompt itself, so the safety-baseline axis is zero; "
+            "supply another generic prompt with --prompts"
+        )
+
+
+def baseline_sign(lab: Lab, case: Case) -> Estimates:
+    """Cosine of the safety axis with the axis of no system message."""
+    _require_distinct_empty(lab)
+    return both(
+        lab,
+        BENIGN,
+        pair_statistic("safety", "empty"),
+        null=("the baseline with unrelated system prompts", control_partner("empty")),
+        details=lambda axes, layer: split_details(lab, BENIGN, "safety", "empty"),
+    )
+
+
+def strict_agreement(lab: Lab, case: Case) -> Estimates:
+    """Cosine of the two safety prompts' axes."""
+    return both(
+        lab,
+        BENIGN,
+        pair_statistic("safety", "safety_strict"),
+        null=("either safety prompt with unrelated system prompts", control_partner("safety", "safety_strict")),
+        details=lambda axes, layer: (
+            {"control_pairs": float(control_pairs(axes, layer).mean())}
+            | split_details(lab, BENIGN, "safety", "safety_strict")
+        ),
+    )
+
+
+def weakest_agreement(profile: Array, layers: int) -> float:
+    """The smallest value over the analysis layers, turned so that their mean is positive: > 0 where no sign changes."""
+    window = profile[list(analysis_layers(layers))]
+    return float((np.sign(window.mean()) * window).min())
+
+
+def last_jump_excess(profile: Array, layers: int) -> float:
+    """|last step| minus the largest earlier step between neighbouring analysis layers."""
+    steps = np.abs(np.diff(profile[list(analysis_layers(layers))]))
+    return float(steps[-1] - steps[:-1].max())
+
+
+REDUCTIONS = {"sign_agreement": weakest_agreement, "last_block_jump": last_jump_excess}
+
+
+def layer_profile(lab: Lab, case: Case) -> Estimates:
+    """A reduction of the safety-baseline profile over the analysis layers."""
+    _require_distinct_empty(lab)
+    (kind,) = case.parameters
+    if len(analysis_layers(lab.layers)) < 3 and kind == "last_block_jump":
+        raise NotApplicableError(
+            f"{lab.layers} blocks leave {len(analysis_layers(lab.layers))} analysis layers from block "
+            f"{first_analysis_layer(lab.layers)} on, too few to compare the last step with earlier ones"
+        )
+    reduction = REDUCTIONS[kind]
+
+    def control_profiles(axes: Axes, layer: int) -> Array:
+        names = [name for name in lab.conditions(BENIGN) if name.startswith("control:")]
+        return np.array([reduction(axes.cosine(name, "empty"), lab.layers) for name in names])
+
+    return both(
+        lab,
+        BENIGN,
+        pair_statistic("safety", "empty"),
+        reduce=lambda profile: reduction(profile, lab.layers),
+        layer=None,
+        null=("the same of unrelated system prompts' profiles", control_profiles),
+        details=lambda axes, layer: {
+            "jump": float(np.diff(axes.cosine("safety", "empty")[-2:])[0]),
+            "analysis_layers_agreeing": float(
+                np.mean(
+                    np.sign(axes.cosine("safety", "empty")[list(analysis_layers(lab.layers))])
+                    == np.sign(axes.cosine("safety", "empty")[-1])
+                )
+            ),
+        },
+        correlation=False,
+    )
+
+
+def figure_layer_profile(published: PublishedSubject, case: Case) -> float | None:
+    """The same of the source's profile."""
+    profile = published.cosine(BENIGN, "safety", "empty")
+    if profile is None or set(analysis_layers(published.layers)) - set(profile):
+        return None
+    values = np.array([profile.get(layer, np.nan) for layer in range(published.layers)])
+    return REDUCTIONS[case.key](values, published.layers)
+
+
+def _first_share(vectors: Array) -> float:
+    return float(spectrum(vectors)[0])
+
+
+def dimensionality(lab: Lab, case: Case) -> Estimates:
+    """Share of the first principal direction of the axes of many safety prompts, each axis counted alike."""
+
+    def profile(axes: Axes) -> Array:
+        return np.array([_first_share(axes.stacked("topic:", layer)) for layer in range(lab.layers)])
+
+    def permuted(axes: Axes, layer: int) -> Array:
+        topics, controls = axes.stacked("topic:", layer), axes.stacked("control:", layer)
+        pool, generator = np.concatenate([topics, controls]), np.random.default_rng(SEED)
+        return np.array([_first_share(pool[generator.permutation(len(pool))[: len(topics)]]) for _ in range(500)])
+
+    def details(axes: Axes, layer: int) -> dict[str, float | None]:
+        topics, controls = axes.stacked("topic:", layer), axes.stacked("control:", layer)
+        centred = topics - topics.mean(axis=0)
+        return {
+            "participation_ratio": participation_ratio(spectrum(topics)),
+            "participation_ratio_centred": participation_ratio(spectrum(centred, normalise=False)),
+            "controls_first_share": _first_share(controls),
+            "safety_prompts": float(len(topics)),
+        }
+
+    return {
+        "corrected": axis_estimate(
+            lab,
+            "corrected",
+            BENIGN,
+            profile,
+            null=("labels permuted between safety prompts and unrelated ones", permuted),
+            details=details,
+            correlation=False,
+        )
+    }
+
+
+SENSITIVE: dict[str, tuple[str, Statistic]] = {
+    **{f"{a}-{b}": (SUFFERING, pair_statistic(a, b)) for a, b in PAIRS},
+    "secular_divergence": (SUFFERING, secular_divergence_profile),
+    "safety-compassion": (BENIGN, pair_statistic("safety", "chenrezig")),
+    **{f"safety-{t}": (BENIGN, pair_statistic("safety", t)) for t in TRADITIONS[1:]},
+    "safety-baseline": (BENIGN, pair_statistic("safety", "empty")),
+    "safety-strict": (BENIGN, pair_statistic("safety", "safety_strict")),
+}
+
+
+def prompt_sensitivity(lab: Lab, case: Case) -> Estimates:
+    """Smallest value over all recomputations, turned so that the figure itself is positive: > 0 where it is stable."""
+    (figure,) = case.parameters
+    messages, statistic = SENSITIVE[figure]
+    other = BENIGN if messages == SUFFERING else SUFFERING
+    if figure == "safety-baseline":
+        _require_distinct_empty(lab)
+    base = axis_estimate(lab, "corrected", messages, statistic)
+    swapped = axis_estimate(lab, "corrected", other, statistic)
+    bare_states = dict(lab.states(messages, "corrected"))
+    bare_states |= {k: bare_states[f"bare:{k}"] for k in lab.pack.openings}
+    bare = float(statistic(Axes(bare_states, FLOAT64))[-1]) if lab.pack.openings else None
+    assert base.leave_one_out is not None
+    recomputed = [*base.leave_one_out, swapped.value, *([bare] if bare is not None else [])]
+    if base.value is None or any(x is None for x in recomputed):
+        raise NotApplicableError("an axis is zero, so the figure is undefined on some of the recomputations")
+    values = [x for x in recomputed if x is not None]
+    sign = float(np.sign(base.value))
+    return {
+        "corrected": Estimate(
+            value=min(sign * x for x in values),
+            n=len(values),
+            layer=lab.layers - 1,
+            details={
+                "figure": base.value,
+                "leave_one_out_min": min(values[: base.n]),
+                "leave_one_out_max": max(values[: base.n]),
+                "other_messages": swapped.value,
+                **({"without_opening": bare} if bare is not None else {}),
+                "spread": max([*values, base.value]) - min([*values, base.value]),
+            },
+            notes=base.notes
+            if lab.pack.openings
+            else [*base.notes, "the pack declares no opening formulas to leave out"],
+        )
+    }

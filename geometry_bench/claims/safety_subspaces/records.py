@@ -1,0 +1,182 @@
+"""The claims of source D, as data: on activations of one model, and on the weight updates of a family."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from geometry_bench.activations.pooling import Pooling
+from geometry_bench.claims.model import Case, Claim
+from geometry_bench.claims.safety_subspaces import activations, weights
+from geometry_bench.claims.sources import SAFETY_SUBSPACES
+from geometry_bench.labs.family import PAIRS, STARTS, TASKS
+from geometry_bench.labs.model import MEAN, MEAN_KEPT
+from geometry_bench.records.verdicts import Criterion
+
+# Activations
+
+_NOT_ABOVE = Criterion(sign=-1, beyond_null=False)
+_EARLY = (Pooling("mean_first", activations.EARLY), Pooling("mean_first", activations.EARLY, skip_sinks=True))
+
+_CHAT: dict[str, Any] = {
+    "metric": "overlap",
+    "smallest_change": 0.05,
+    "rendering": "chat",
+}
+"""What all claims of this module have in common."""
+
+ACTIVATION_CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        id="activations.mso_above_random",
+        version=1,
+        source=SAFETY_SUBSPACES,
+        where="overlap of activation subspaces by η, averaged over the window of layers",
+        statement="Activations of useful and harmful requests, and of two kinds of harmful requests, overlap more than "
+        "random subspaces do.",
+        measure=activations.mso_above_random,
+        null="random subspaces that prefer the directions in which both sets vary; the ceiling is the overlap of halves of "
+        "one set",
+        cases=tuple(Case(pair) for pair in activations.PAIRS),
+        published_criterion=Criterion(beyond_null=False),
+        sets=activations.SETS,
+        poolings=(MEAN, MEAN_KEPT),
+        **_CHAT,
+    ),
+    Claim(
+        id="activations.harmful_pair_not_higher",
+        version=1,
+        source=SAFETY_SUBSPACES,
+        where="order of the overlaps by η, averaged over the window of layers",
+        statement="Two harmful sets do not overlap more than a harmful and a useful one.",
+        measure=activations.harmful_pair_not_higher,
+        null="groups of topics dealt anew among the sets",
+        criterion=_NOT_ABOVE,
+        published_criterion=_NOT_ABOVE,
+        sets=activations.SETS,
+        poolings=(MEAN, MEAN_KEPT),
+        **_CHAT,
+    ),
+    Claim(
+        id="activations.early_tokens",
+        version=1,
+        source=SAFETY_SUBSPACES,
+        where="the same for early token windows",
+        statement=f"The same in the first {activations.EARLY} tokens in which requests differ.",
+        measure=activations.early_tokens,
+        null="groups of topics dealt anew among the sets",
+        cases=(Case(f"first-{activations.EARLY}"),),
+        criterion=_NOT_ABOVE,
+        published_criterion=_NOT_ABOVE,
+        sets=activations.SETS,
+        poolings=_EARLY,
+        **_CHAT,
+    ),
+    Claim(
+        id="activations.refusal_counterpart",
+        version=1,
+        source=SAFETY_SUBSPACES,
+        where="the same with refusal-style benign prompts",
+        statement="Two harmful sets do not overlap more than a harmful one and benign requests that look harmful.",
+        measure=activations.refusal_counterpart,
+        null="groups of topics dealt anew among the sets",
+        criterion=_NOT_ABOVE,
+        published_criterion=_NOT_ABOVE,
+        sets=activations.COUNTERPART_SETS,
+        poolings=(MEAN, MEAN_KEPT),
+        **_CHAT,
+    ),
+)
+
+
+# Weights
+
+_FAMILY: dict[str, Any] = {"needs": ("family",)}
+_WITHIN = Criterion(threshold=-weights.ALIKE, at_most=weights.ALIKE, beyond_null=False)
+
+
+def _prefix(start: str) -> str:
+    return "" if start == "aligned" else f"{start}-"
+
+
+def _pair_cases(start: str) -> tuple[Case, ...]:
+    return tuple(Case(f"{_prefix(start)}{a}-{b}", (start, a, b)) for a, b in PAIRS)
+
+
+WEIGHT_CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        id="weights.energy_linear",
+        version=1,
+        source=SAFETY_SUBSPACES,
+        where="figures of the energy kept over the SVD fraction",
+        statement="The energy of a fine-tuning update that a subspace keeps grows with its dimension alone: Top-K "
+        "directions of the alignment update keep as much as random ones do (within 0.05).",
+        measure=weights.energy_linear,
+        null="random bases of equal dimension",
+        cases=tuple(Case(f"{_prefix(start)}{task}", (start, task)) for start in STARTS for task in TASKS),
+        criterion=_WITHIN,
+        published_criterion=_WITHIN,
+        metric="energy",
+        smallest_change=0.05,
+        **_FAMILY,
+    ),
+    Claim(
+        id="weights.mso_above_random",
+        version=1,
+        source=SAFETY_SUBSPACES,
+        where="figures of MSO between updates",
+        statement="Useful, harmful and alignment updates overlap pairwise more than random subspaces of their "
+        "dimensions do.",
+        measure=weights.mso_above_random,
+        null="uniformly random subspaces of equal dimensions",
+        cases=(*_pair_cases("aligned"), *_pair_cases("safety")),
+        metric="overlap",
+        smallest_change=0.05,
+        **_FAMILY,
+    ),
+    Claim(
+        id="weights.mso_order",
+        version=1,
+        source=SAFETY_SUBSPACES,
+        where="figures of MSO between updates",
+        statement="The harmful update never overlaps most with the alignment update: another pair overlaps more.",
+        measure=weights.mso_order,
+        null="names of the three pairs exchanged, layer by layer",
+        cases=tuple(Case(start, (start,)) for start in STARTS),
+        criterion=Criterion(sign=-1),
+        published_criterion=Criterion(sign=-1, beyond_null=False),
+        metric="overlap",
+        smallest_change=0.05,
+        **_FAMILY,
+    ),
+    Claim(
+        id="weights.layer_restricted",
+        version=1,
+        source=SAFETY_SUBSPACES,
+        where="appendix: projections of single layers",
+        statement="No single layer's Top-K directions tell a harmful update from a useful one: the energies that they keep "
+        "differ by less than 0.05.",
+        measure=weights.layer_restricted,
+        null="random bases of equal dimension",
+        cases=tuple(Case(start, (start,)) for start in STARTS),
+        criterion=_WITHIN,
+        published_criterion=_WITHIN,
+        metric="energy",
+        smallest_change=0.05,
+        **_FAMILY,
+    ),
+    Claim(
+        id="weights.dpo",
+        version=1,
+        source=SAFETY_SUBSPACES,
+        where="appendix: safety tuning by DPO",
+        statement="With safety tuning by DPO too, updates overlap pairwise more than random subspaces do.",
+        measure=weights.mso_above_random,
+        null="uniformly random subspaces of equal dimensions",
+        cases=_pair_cases("dpo"),
+        metric="overlap",
+        smallest_change=0.05,
+        **_FAMILY,
+    ),
+)
+
+
+CLAIMS: tuple[Claim, ...] = (*ACTIVATION_CLAIMS, *WEIGHT_CLAIMS)

@@ -1,0 +1,190 @@
+"""Source B: *Do Language Models Share Unsafe Directions in Activation Space?*, its claims on activations.
+
+A group of models reads the same safe and unsafe requests; ridge maps, fitted on benign instructions, carry each member's
+states into the space of a reference model, where the unsafe directions meet. The source does not state its layer: values are
+taken at a declared relative depth and recorded at others beside it.
+
+The published variant maps without intercept, takes the direction shared by all members and scores the prompts that it was
+fitted on. The corrected one maps with an intercept, leaves a member out of the direction that it is held against, and
+never compares directions that were fitted on the same prompts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from geometry_bench.claims.model import Case, Estimates, NotApplicableError
+from geometry_bench.claims.requests import SEED, VARIANTS
+from geometry_bench.claims.universal_direction.mapped import (
+    PENALTIES,
+    cosines,
+    crossed,
+    crossed_null,
+    deal_units,
+    group_estimate,
+    labelled,
+    map_errors,
+    mapping,
+    own_states,
+    shuffled_cosines,
+)
+from geometry_bench.geometry.directions import Array
+from geometry_bench.geometry.mapped import crossed_cosines, crossed_with_shared
+from geometry_bench.geometry.resampling import jackknife_interval
+from geometry_bench.geometry.separation import contrast
+from geometry_bench.geometry.transfer import mapped_null, null_cosine, universal_from_gram
+from geometry_bench.labs.group import GroupLab
+from geometry_bench.prompts.roles import ALIGNMENT
+from geometry_bench.records.schema import Estimate, Null, Variant
+
+MEAN = Case("mean")
+"""The mean over members, beside a case for each of them."""
+
+MARGIN = 0.02
+"""A universal direction whose AUROC is lower by no more than this separates as well as the native one."""
+
+GAIN = 0.01
+"""By how much a moderate penalty's error must lie below that at the ends of the grid."""
+
+ERROR_UNITS = 10
+ERROR_DRAWS = 20
+"""Groups of topics that are left out, and shuffles, of a statistic that fits maps anew each time."""
+
+ALIKE = "labels swapped between partners, alike in all members"
+
+
+# Whether directions meet
+
+
+def reference_cosine(group: GroupLab, case: Case) -> Estimates:
+    """Cosine of a member's mapped unsafe direction with the reference's own; corrected: from different halves."""
+    return {variant: _reference_cosine(group, variant, case.key) for variant in VARIANTS}
+
+
+def _reference_cosine(group: GroupLab, variant: Variant, member: str) -> Estimate:
+    at, place = group.members.index(member), group.place
+    if variant == "published":
+        rows, chance = cosines(group, variant), shuffled_cosines(group, variant)
+    else:
+        rows, chance = (measure(group, crossed_cosines, "cosines") for measure in (crossed, crossed_null))
+    value, left_out = float(rows[0, at, place]), rows[1:, at, place]
+
+    def at_depths(depth: float) -> float:
+        if variant == "published":
+            return float(cosines(group, variant, depth)[0, at, place])
+        return float(crossed(group, crossed_cosines, "cosines", depth)[0, at, place])
+
+    any_contrast = shuffled_cosines(group, variant)[:, at, place]
+    random = _random_directions(group, variant, member)
+    details = {
+        "same_prompts": float(cosines(group, variant)[0, at, place]),
+        "any_contrast_mean": float(any_contrast.mean()),
+        "any_contrast_high": float(np.quantile(any_contrast, 0.95)),
+        "halves_of_the_reference": float(crossed(group, crossed_cosines, "cosines")[0, place, place]),
+        "random_directions_mean": float(random.mean()),
+        "random_directions_high": float(np.quantile(random, 0.95)),
+        "map_error": mapping(group, member, variant).choice.error,
+        "map_penalty": mapping(group, member, variant).choice.penalty,
+    }
+    null = Null.of(ALIKE, chance[:, at, place], value)
+    interval = jackknife_interval(value, left_out, correlation=True)
+    return group_estimate(group, member, value, interval, left_out, null, details, at_depths=at_depths)
+
+
+def _random_directions(group: GroupLab, variant: Variant, member: str) -> Array:
+    """Cosines (draws,) with the reference's direction of random ones of the member sent through its map."""
+    labels = labelled(group).labels
+    direction = contrast(np.ones((1, len(labels))), labels)[0] @ own_states(group, group.reference)
+    return mapped_null(mapping(group, member, variant).map, direction, seed=SEED)
+
+
+def shared_axis(group: GroupLab, case: Case) -> Estimates:
+    """Cosine with the shared direction, or its mean over members; corrected: that of the others, from the other half."""
+    return {variant: _shared_axis(group, variant, case.key) for variant in VARIANTS}
+
+
+def _shared_axis(group: GroupLab, variant: Variant, member: str) -> Estimate:
+    place = group.place
+
+    def with_shared(grams: Array) -> Array:
+        return np.array([universal_from_gram(gram, place).cosines for gram in grams])
+
+    def crossing(inner: Array, first: Array, second: Array) -> Array:
+        return crossed_with_shared(inner, first, second, reference=place)
+
+    def of(rows: Array) -> Array:
+        chosen: Array = rows.mean(axis=1) if member == MEAN.key else rows[:, group.members.index(member)]
+        return chosen
+
+    def at_depths(depth: float) -> float:
+        if variant == "published":
+            return float(of(with_shared(cosines(group, variant, depth)[:1]))[0])
+        return float(of(crossed(group, crossing, "shared", depth))[0])
+
+    if variant == "published":
+        rows, chance = of(with_shared(cosines(group, variant))), of(with_shared(shuffled_cosines(group, variant)))
+    else:
+        rows, chance = (of(measure(group, crossing, "shared")) for measure in (crossed, crossed_null))
+    value, left_out = float(rows[0]), rows[1:]
+    whole = universal_from_gram(cosines(group, variant)[0], place)
+    details = {
+        "same_prompts": float(of((whole.cosines if variant == "published" else whole.leave_one_out)[None])[0]),
+        "top_singular_share": whole.top_share,
+        "orthogonal_directions": null_cosine(len(group.members)) if variant == "published" else 0.0,
+        "members": float(len(group.members)),
+    }
+    interval = jackknife_interval(value, left_out, correlation=True)
+    name = None if member == MEAN.key else member
+    return group_estimate(
+        group, name, value, interval, left_out, Null.of(ALIKE, chance, value), details, at_depths=at_depths
+    )
+
+
+# Whether a moderate penalty maps best
+
+
+def alignment_error(group: GroupLab, case: Case) -> Estimates:
+    """Held-out error at the better end of the penalty grid less the least error inside the grid, for one member's map."""
+    return {variant: _alignment_error(group, variant, case.key) for variant in VARIANTS}
+
+
+def interior_gain(errors: Array) -> Array:
+    """min(first, last) − min(inside), errors (..., penalties) -> (...): positive where a moderate penalty is best."""
+    gain: Array = np.minimum(errors[..., 0], errors[..., -1]) - errors[..., 1:-1].min(axis=-1)
+    return gain
+
+
+def _alignment_error(group: GroupLab, variant: Variant, member: str) -> Estimate:
+    x, y = (group.states(name, ALIGNMENT) for name in (member, group.reference))
+    codes = deal_units(group.requests(ALIGNMENT).topics, ERROR_UNITS)
+    if codes.max() < 2:
+        raise NotApplicableError(
+            f"the instructions have {codes.max() + 1} topics, too few for an interval: give 3 or more"
+        )
+    whole = mapping(group, member, variant)
+    value = float(interior_gain(whole.held_out))
+    left_out = np.array(
+        [interior_gain(map_errors(group, x, y, variant, codes != unit)) for unit in range(codes.max() + 1)]
+    )
+    generator = np.random.default_rng(SEED)
+    shuffled = [
+        interior_gain(map_errors(group, x, y[generator.permutation(len(y))], variant)) for _ in range(ERROR_DRAWS)
+    ]
+    null = Null.of("instructions of the target shuffled", shuffled, value)
+    details: dict[str, float | None] = {
+        f"error_at_{penalty:g}": float(error) for penalty, error in zip(PENALTIES[variant], whole.held_out, strict=True)
+    }
+    details |= {
+        "best_penalty": whole.choice.penalty,
+        "best_error": whole.choice.error,
+        "best_at_edge_of_grid": float(whole.choice.at_edge),
+    }
+
+    def at_depths(depth: float) -> float:
+        return mapping(group, member, variant, depth).choice.error
+
+    notes = ["at_depth_… are errors at the best penalty"]
+    if whole.choice.at_edge:
+        notes.append("the least error lies at an end of the grid: the minimum may lie beyond")
+    interval = jackknife_interval(value, left_out)
+    return group_estimate(group, member, value, interval, left_out, null, details, at_depths=at_depths, notes=notes)

@@ -1,0 +1,244 @@
+"""What claims about a group share: maps into the reference's space, the classes there, directions fitted on halves.
+
+Members read the same prompts, and a good map carries their sampling noise over together with everything else: directions
+fitted on the same prompts agree even where the classes do not differ. The corrected variant therefore takes the two
+directions of a cosine from different halves of the topics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geometry_bench.claims.model import NotApplicableError
+from geometry_bench.claims.requests import SEED, Labelled
+from geometry_bench.errors import GeometryBenchError
+from geometry_bench.geometry.clusters import leave_one_cluster_out, permuted_labels, split_halves
+from geometry_bench.geometry.directions import Array
+from geometry_bench.geometry.groups import deal_topics
+from geometry_bench.geometry.mapped import alike, direction_cosines, inner_products
+from geometry_bench.geometry.resampling import Interval
+from geometry_bench.geometry.separation import contrast, label_contrasts
+from geometry_bench.geometry.transfer import PenaltyChoice, RidgeMap, best_penalty, fit_ridge
+from geometry_bench.labs.group import CLASSES, GroupLab
+from geometry_bench.prompts.roles import ALIGNMENT
+from geometry_bench.records.schema import Estimate, Null, Variant
+
+PENALTIES: Mapping[Variant, tuple[float, ...]] = {
+    "published": (0.01, 0.1, 1.0),
+    "corrected": tuple(10.0**power for power in range(-5, 4)),
+}
+"""λ of the source, or relative to the mean eigenvalue of the Gram matrix, so that it means the same in every model."""
+
+SPLITS = 4
+FOLDS = 2
+FEWEST_INSTRUCTIONS = 8
+UNITS = 40
+"""Prompts are left out by topic, or, where there are more topics than this, in so many groups of them."""
+
+DRAWS = 200
+
+
+def labelled(group: GroupLab) -> Labelled:
+    """The two classes' prompts."""
+    return group.once("labelled", lambda: Labelled.of(*(group.requests(role) for role in CLASSES)))
+
+
+def units(group: GroupLab) -> NDArray[np.int64]:
+    """What is left out together and stays on one side of a split, by number: a topic or a group of them, (prompts,)."""
+    both = labelled(group)
+    return group.once("units", lambda: deal_units(both.topics, UNITS))
+
+
+def deal_units(topics: Sequence[str], most: int) -> NDArray[np.int64]:
+    """Topics as they are where there are few, else folded into ``most`` groups: (prompts,)."""
+    names, codes = np.unique(np.array(topics), return_inverse=True)
+    return codes.astype(np.int64) if len(names) <= most else deal_topics(topics, len(topics), most, seed=SEED)
+
+
+# Maps
+
+
+@dataclass(frozen=True)
+class Map:
+    """A member's map to the reference: fitted on all instructions with the penalty of least held-out error."""
+
+    map: RidgeMap
+    choice: PenaltyChoice
+    held_out: Array
+    """Relative error for each penalty (penalties,), the mean over folds."""
+
+
+def mapping(group: GroupLab, member: str, variant: Variant, depth: float | None = None) -> Map:
+    """The member's map to the reference at a relative depth."""
+
+    def fit() -> Map:
+        x, y = (group.states(name, ALIGNMENT, depth) for name in (member, group.reference))
+        held_out = map_errors(group, x, y, variant)
+        path = fit_ridge(x, y, intercept=variant == "corrected")
+        choice = best_penalty(PENALTIES[variant], held_out)
+        scale = path.mean_eigenvalue if variant == "corrected" else 1.0
+        return Map(path.map(choice.penalty * scale), choice, held_out)
+
+    return group.once(("map", member, variant, depth or group.depth), fit)
+
+
+def map_errors(group: GroupLab, x: Array, y: Array, variant: Variant, kept: Array | None = None) -> Array:
+    """Relative errors (penalties,) on topics that the map was not fitted on, mean over folds; of the ``kept`` prompts."""
+    chosen = np.ones(len(x), dtype=bool) if kept is None else kept
+    rows = [_errors(x[chosen], y[chosen], fold[chosen], variant) for fold in _folds(group)]
+    errors: Array = np.mean(rows, axis=0)
+    return errors
+
+
+def _folds(group: GroupLab) -> list[Array]:
+    """Halves of the instructions' topics, (prompts,) True for those held out."""
+
+    def deal() -> list[Array]:
+        instructions = group.requests(ALIGNMENT)
+        if len(instructions) < FEWEST_INSTRUCTIONS:
+            raise GeometryBenchError(
+                f"The instructions that maps are fitted on ({instructions.name}) are {len(instructions)}: at least "
+                f"{FEWEST_INSTRUCTIONS} are needed, add some."
+            )
+        topics = np.array(instructions.topics)
+        names = np.random.default_rng(SEED).permutation(np.unique(topics))
+        if len(names) < FOLDS:
+            raise NotApplicableError("the instructions that maps are fitted on have one topic: none can be held out")
+        return [np.isin(topics, names[fold::FOLDS]) for fold in range(FOLDS)]
+
+    return group.once("folds", deal)
+
+
+def _errors(x: Array, y: Array, held: Array, variant: Variant) -> Array:
+    corrected = variant == "corrected"
+    path = fit_ridge(x[~held], y[~held], intercept=corrected)
+    scale = path.mean_eigenvalue if corrected else 1.0
+    return path.errors(x[held], y[held], [scale * p for p in PENALTIES[variant]], about_mean=corrected)
+
+
+# Mapped classes
+
+
+def own_states(group: GroupLab, member: str, depth: float | None = None) -> Array:
+    """A member's states of both classes in its own space, (prompts, width)."""
+    return np.concatenate([group.states(member, role, depth) for role in CLASSES])
+
+
+def products(group: GroupLab, variant: Variant, depth: float | None = None) -> Array:
+    """Inner products of all members' states in the reference's space (members, members, prompts, prompts)."""
+
+    def compute() -> Array:
+        mapped = [
+            own_states(group, member, depth)
+            if member == group.reference
+            else mapping(group, member, variant, depth).map.states(own_states(group, member, depth))
+            for member in group.members
+        ]
+        return inner_products(mapped, group.place)
+
+    return group.once(("products", variant, depth or group.depth), compute)
+
+
+# Directions
+
+
+def _left_out(group: GroupLab) -> Array:
+    """Weights of all prompts, and of all but one unit each: (1 + units, prompts)."""
+    prompts = len(labelled(group).labels)
+    return np.concatenate([np.ones((1, prompts)), leave_one_cluster_out(units(group), prompts)])
+
+
+def cosines(group: GroupLab, variant: Variant, depth: float | None = None) -> Array:
+    """Cosines of all members' directions with each other, whole and leaving units out: (1 + units, members, members)."""
+
+    def compute() -> Array:
+        contrasts = alike(contrast(_left_out(group), labelled(group).labels), len(group.members))
+        return direction_cosines(products(group, variant, depth), contrasts)
+
+    return group.once(("cosines", variant, depth or group.depth), compute)
+
+
+def shuffled_labels(group: GroupLab, draws: int = DRAWS) -> NDArray[np.bool_]:
+    """Labels swapped between partners, (draws, prompts): alike in all members, since they read the same prompts."""
+    both = labelled(group)
+    return group.once(
+        ("labels", draws), lambda: permuted_labels(both.labels, both.exchangeable, draws=draws, seed=SEED)
+    )
+
+
+def shuffled_cosines(group: GroupLab, variant: Variant) -> Array:
+    """Cosines of the members' directions for any contrast of these prompts, (draws, members, members)."""
+
+    def compute() -> Array:
+        drawn = label_contrasts(shuffled_labels(group), np.ones(len(labelled(group).labels)))
+        return direction_cosines(products(group, variant), alike(drawn, len(group.members)))
+
+    return group.once(("shuffled", variant), compute)
+
+
+Crossed = Callable[[Array, Array, Array], Array]
+"""Products, contrasts of one half and of the other (draws, members, prompts) -> (draws, …)."""
+
+
+def crossed(group: GroupLab, statistic: Crossed, name: str, depth: float | None = None) -> Array:
+    """A statistic of directions from different halves, mean over splits and sides: whole and leaving units out."""
+    labels = labelled(group).labels
+    return group.once(
+        ("crossed", name, depth or group.depth),
+        lambda: _over_halves(group, statistic, depth, lambda half: contrast(_left_out(group) * half, labels)),
+    )
+
+
+def crossed_null(group: GroupLab, statistic: Crossed, name: str) -> Array:
+    """The same under labels swapped alike in all members: (draws, …)."""
+    labels = shuffled_labels(group)
+    return group.once(
+        ("crossed null", name), lambda: _over_halves(group, statistic, None, lambda half: label_contrasts(labels, half))
+    )
+
+
+def _over_halves(group: GroupLab, statistic: Crossed, depth: float | None, fitted: Callable[[Array], Array]) -> Array:
+    inner, members = products(group, "corrected", depth), len(group.members)
+    halves = split_halves(labelled(group).labels, units(group), splits=SPLITS, seed=SEED)
+    rows = [
+        statistic(inner, *(alike(fitted(half.astype(np.float64)), members) for half in pair))
+        for first in halves
+        for pair in ((first, ~first), (~first, first))
+    ]
+    mean: Array = np.mean(rows, axis=0)
+    return mean
+
+
+# Estimates
+
+
+def group_estimate(
+    group: GroupLab,
+    member: str | None,
+    value: float,
+    interval: Interval,
+    left_out: Sequence[float] | Array,
+    null: Null,
+    details: Mapping[str, float | None],
+    *,
+    at_depths: Callable[[float], float] | None = None,
+    label: str | None = None,
+    notes: Sequence[str] = (),
+) -> Estimate:
+    """An estimate with its values at other depths and the circumstances of the prompts."""
+    swept = {f"at_depth_{depth:.2f}": at_depths(depth) for depth in group.depths} if at_depths is not None else {}
+    truncated = group.inputs()["truncated_prompts"]
+    return Estimate.of(
+        value,
+        interval,
+        left_out,
+        layer=None if member is None else int(group.facts(member)["block"]),
+        null=null,
+        label=label,
+        details={**details, **swept, "depth": group.depth},
+        notes=[*notes, *([f"{truncated} requests shortened to fit a model's context"] if truncated else [])],
+    )

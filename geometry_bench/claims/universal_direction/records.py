@@ -1,0 +1,136 @@
+"""The claims of source B on activations, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from geometry_bench.claims.model import Case, Claim
+from geometry_bench.claims.sources import UNIVERSAL_DIRECTION
+from geometry_bench.claims.universal_direction import directions, separation
+from geometry_bench.labs.group import GROUP_SETS
+from geometry_bench.labs.model import MEAN_LAST_FIVE
+from geometry_bench.published.schema import FigureSubject
+from geometry_bench.records.verdicts import Criterion
+
+MARGIN = 0.02
+"""A universal direction whose AUROC is lower by no more than this separates as well as the native one."""
+
+GAIN = 0.01
+"""By how much a moderate penalty's error must lie below that at the ends of the grid."""
+
+
+def _figure(name: str) -> Callable[[FigureSubject, Case], float | None]:
+    return lambda subject, case: subject.figure(name)
+
+
+def _auroc_figure(subject: FigureSubject, case: Case) -> float | None:
+    native, universal = (subject.figure(name) for name in ("auroc_native", "auroc_universal"))
+    return None if native is None or universal is None else universal - native
+
+
+def _gain_figure(subject: FigureSubject, case: Case) -> float | None:
+    errors = subject.profile("alignment_error")
+    return None if errors is None else float(directions.interior_gain(np.array(list(errors.values()))))
+
+
+def _shared_figure(subject: FigureSubject, case: Case) -> float | None:
+    return None if case == directions.MEAN else subject.figure("universal_cosine")
+
+
+_GROUP: dict[str, Any] = {
+    "needs": ("group",),
+    "metric": "cosine",
+    "smallest_change": 0.05,
+    "sets": GROUP_SETS,
+    "rendering": "chat",
+    "poolings": (MEAN_LAST_FIVE,),
+}
+"""What all claims about a group have in common."""
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        id="universal.reference_cosine",
+        version=1,
+        source=UNIVERSAL_DIRECTION,
+        where="figure 7: cosines of mapped directions",
+        statement="Unsafe directions of other models, mapped into the reference's space, agree with the reference's own "
+        "(the source: cosine above 0.5, on the same prompts).",
+        measure=directions.reference_cosine,
+        null=f"{directions.ALIKE}; beside it the ceiling, two halves of the reference, and random directions "
+        "sent through the map",
+        published_criterion=Criterion(threshold=separation.AGREES, beyond_null=False),
+        figure=_figure("reference_cosine"),
+        per_member="others",
+        **_GROUP,
+    ),
+    Claim(
+        id="universal.shared_axis",
+        version=1,
+        source=UNIVERSAL_DIRECTION,
+        where="figure 7, column of the universal direction",
+        statement="Mapped unsafe directions cluster about one shared axis.",
+        measure=directions.shared_axis,
+        null=directions.ALIKE,
+        cases=(directions.MEAN,),
+        figure=_shared_figure,
+        per_member="all",
+        **_GROUP,
+    ),
+    Claim(
+        id="universal.auroc",
+        version=1,
+        source=UNIVERSAL_DIRECTION,
+        where="table of AUROC by model",
+        statement="The shared direction separates harmful from safe requests as well as a model's own direction, or better "
+        "(AUROC no more than 0.02 below).",
+        measure=separation.universal_auroc,
+        null="labels swapped between partners, the shared direction fitted anew: it must separate at all",
+        criterion=Criterion(threshold=-MARGIN),
+        published_criterion=Criterion(threshold=0.0, beyond_null=False),
+        figure=_auroc_figure,
+        per_member="all",
+        **(_GROUP | {"metric": "auroc"}),
+    ),
+    Claim(
+        id="universal.alignment_error",
+        version=1,
+        source=UNIVERSAL_DIRECTION,
+        where="relative error of the maps by λ",
+        statement="A moderate penalty gives the map of least error: by 0.01 or more below either end of the grid.",
+        measure=directions.alignment_error,
+        null="instructions of the target shuffled",
+        criterion=Criterion(threshold=GAIN, beyond_null=False),
+        published_criterion=Criterion(beyond_null=False),
+        figure=_gain_figure,
+        per_member="others",
+        **(_GROUP | {"metric": "relative_error", "smallest_change": 0.02}),
+    ),
+    Claim(
+        id="universal.no_global_threshold",
+        version=1,
+        source=UNIVERSAL_DIRECTION,
+        where="discussion of thresholds",
+        statement="No one threshold on the shared direction serves all models: thresholds of their own do better.",
+        measure=separation.no_global_threshold,
+        null="scores of a request dealt anew to the models",
+        published_criterion=None,
+        **(_GROUP | {"metric": "accuracy"}),
+    ),
+    Claim(
+        id="universal.regime_break",
+        version=1,
+        source=UNIVERSAL_DIRECTION,
+        where="LLaMA2-13B in the table of AUROC",
+        statement="Where alignment regimes differ, a model's mapped direction can have a high cosine with the reference's "
+        "(above 0.5) and yet the shared direction separate its requests the wrong way round (AUROC below 0.5).",
+        measure=separation.regime_break,
+        null="least of as many models, labels swapped between partners, fitted anew",
+        criterion=Criterion(sign=-1, threshold=0.5),
+        published_criterion=Criterion(sign=-1, threshold=0.5, beyond_null=False),
+        figure=None,
+        **(_GROUP | {"metric": "auroc"}),
+    ),
+)

@@ -1,0 +1,210 @@
+"""A family's measured quantities in weight space: energies and overlaps of its updates, matrix by matrix (source D)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from geometry_bench.errors import GeometryBenchError
+from geometry_bench.geometry.directions import Array
+from geometry_bench.geometry.subspaces import OverlapSweep, Rule, energy_of_vector, rank_of_share
+from geometry_bench.labs.memo import Memo
+from geometry_bench.subjects.families import CONTROL, Family, Member
+from geometry_bench.updates.checkpoint import layer_of
+from geometry_bench.updates.store import Store
+from geometry_bench.updates.sweep import TensorSweep, common_names, sweep
+from geometry_bench.updates.update import Update, member_for, update_between
+
+SHARES = (0.01, 0.25, 0.5, 0.75, 0.99)
+"""ρ: directions kept, as a share of a matrix's smaller side."""
+
+THRESHOLDS = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
+"""η: share of an update's energy that a subspace holds."""
+
+DRAWS = 20
+"""Random bases of each kind."""
+
+ALIGNMENT = "alignment"
+"""Label of the update that made the start from the base; the tasks' updates go by their roles."""
+
+TASKS: tuple[str, str] = ("useful", "harmful")
+PAIRS: tuple[tuple[str, str], ...] = (TASKS, ("useful", ALIGNMENT), ("harmful", ALIGNMENT))
+
+STARTS: Mapping[str, str] = {"aligned": "aligned", "safety": "safety_tuned", "dpo": "safety_dpo"}
+"""What fine-tunes start from, by the role whose update is the alignment."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Shares of one update's energy kept at each ρ, for one matrix and one rule of rounding k.
+
+    ``top`` and ``expected`` = k/rows are (shares,), ``random_k`` and ``random`` (draws, shares). Where the alignment's
+    update has fewer directions than k, all of them are compared with as many random ones.
+    """
+
+    top: Array
+    random_k: Array
+    random: Array
+    expected: Array
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One matrix: its block (None outside of them), energies by task and rule, overlaps by pair of updates.
+
+    The control stands among tasks and in pairs, last, where the family has one that changes the matrix.
+    """
+
+    name: str
+    layer: int | None
+    rank: int
+    """Of the alignment's update."""
+    energy: Mapping[tuple[str, Rule], Curves]
+    overlap: Mapping[tuple[str, str], OverlapSweep]
+
+    @property
+    def kind(self) -> str:
+        """The name without the block's number: what the same matrices of all blocks have in common."""
+        return self.name if self.layer is None else self.name.replace(f".{self.layer}.", ".*.", 1)
+
+
+class FamilyLab(Memo):
+    """What claims may ask of a family's weights. Checkpoints are read tensor by tensor, none is ever held whole."""
+
+    def __init__(self, family: Family, store: Store | None = None, *, progress: bool = True) -> None:
+        super().__init__()
+        self.family = family
+        self._store, self._progress = store, progress
+
+    def members(self, start: str) -> dict[str, tuple[Member, Member]]:
+        """Label -> (start, end) of the updates about one of ``STARTS``, the control's among them where there is one.
+
+        The alignment's update starts from the base; that of tuning by DPO from what it was tuned from, which is rarely the
+        base. Where nothing was fine-tuned from the model tuned by DPO, the fine-tunes of its parent stand in.
+
+        Raises:
+            GeometryBenchError: the family has no such member, or several.
+        """
+        role = STARTS[start]
+        base, aligned = member_for(self.family, "base"), member_for(self.family, role)
+        first, parent = base, role
+        if start == "dpo":
+            first = self._parent(aligned)
+            if not [m for m in self.family.members if m.role in TASKS and m.parent == aligned.name]:
+                parent = first.role
+        tasks = {task: member_for(self.family, task, parent_role=parent) for task in TASKS}
+        if any(m.role == CONTROL and self._parent(m).role == parent for m in self.family.members):
+            tasks[CONTROL] = member_for(self.family, CONTROL, parent_role=parent)
+        return {ALIGNMENT: (first, aligned)} | {task: (self._parent(one), one) for task, one in tasks.items()}
+
+    def _parent(self, member: Member) -> Member:
+        assert member.parent is not None, "a fine-tune has a parent"
+        return self.family.member(member.parent)
+
+    def lacks(self, start: str) -> str | None:
+        """Why there is nothing to measure about a start; None where its members are all there."""
+        try:
+            self.members(start)
+        except GeometryBenchError as reason:
+            return str(reason)
+        return None
+
+    def updates(self, start: str) -> Mapping[str, Update]:
+        """The updates about a start, by label."""
+        return self.once(
+            ("updates", start),
+            lambda: {label: update_between(self.family, *pair) for label, pair in self.members(start).items()},
+        )
+
+    def readings(self, start: str) -> tuple[Reading, ...]:
+        """Every matrix that all updates about a start change.
+
+        Raises:
+            GeometryBenchError: an update changes no matrix at all, checkpoints do not fit each other or cannot be read.
+        """
+        return self.once(("readings", start), lambda: self._read(start))
+
+    def _read(self, start: str) -> tuple[Reading, ...]:
+        updates = self.updates(start)
+        names = common_names(updates, dimensions=2)
+        pairs = [*((ALIGNMENT, task) for task in TASKS), TASKS]
+        controls = [(label, CONTROL) for label in (ALIGNMENT, *TASKS)] if CONTROL in updates else []
+        swept = sweep(
+            updates, [*pairs, *controls], self._watched(names, f"{self.family.name}: {start}"), store=self._store
+        )
+        moved: set[str] = set()
+        readings = []
+        for one in swept:
+            moved |= {label for label, spectrum in one.spectra.items() if spectrum.rank}
+            if all(pair in one.overlaps for pair in pairs):
+                readings.append(_reading(one))
+        for label, (first, last) in self.members(start).items():
+            if label not in moved:
+                raise GeometryBenchError(
+                    f"{last.name} and {first.name} of the family {self.family.name} have the same matrices, so their update "
+                    "is zero and spans nothing: check which checkpoints the manifest names."
+                )
+        if not readings:
+            raise GeometryBenchError(
+                f"No matrix of the family {self.family.name} is changed by all of {', '.join(updates)}: their subspaces "
+                "cannot be compared."
+            )
+        return tuple(readings)
+
+    def vector_energy(self, start: str, task: str) -> float | None:
+        """Mean share of energy that the scalar projection on the alignment's update keeps of a task's, over 1-D tensors."""
+
+        def compute() -> float | None:
+            updates = self.updates(start)
+            shares = []
+            for name in common_names(updates, dimensions=1):
+                axis, delta = (updates[label].delta(name) for label in (ALIGNMENT, task))
+                if axis.any() and delta.any():
+                    shares.append(energy_of_vector(axis, delta))
+            return float(np.mean(shares)) if shares else None
+
+        return self.once(("vectors", start, task), compute)
+
+    def _watched(self, names: tuple[str, ...], label: str) -> Iterable[str]:
+        from tqdm import tqdm
+
+        shown = self._progress and sys.stderr.isatty()
+        return tqdm(names, desc=label, unit="matrix", file=sys.stderr, disable=not shown, leave=False)
+
+
+def _reading(one: TensorSweep) -> Reading:
+    energy: dict[tuple[str, Rule], Curves] = {}
+    rules: tuple[Rule, ...] = ("round", "floor")
+    controlled = (ALIGNMENT, CONTROL) in one.overlaps
+    for task in (*TASKS, *([CONTROL] if controlled else [])):
+        overlap, spectrum = one.overlaps[ALIGNMENT, task], one.spectra[task]
+        curves = (
+            overlap.energy_kept()[None],
+            overlap.energy_kept_random_k(DRAWS, seed=0),
+            one.energy_kept_random(task, DRAWS, seed=0),
+        )
+        for rule in rules:
+            ranks = [
+                min(rank_of_share(share, spectrum.rows, spectrum.columns, rule), one.spectra[ALIGNMENT].rank)
+                for share in SHARES
+            ]
+            top, random_k, random = (_at(curve, ranks) for curve in curves)
+            energy[task, rule] = Curves(top[0], random_k, random, np.array(ranks) / spectrum.rows)
+    about = {pair: one.overlaps[pair[1], pair[0]].turned() for pair in PAIRS if ALIGNMENT in pair}
+    about |= {pair: overlap for pair, overlap in one.overlaps.items() if pair == TASKS or CONTROL in pair}
+    return Reading(
+        one.name,
+        layer_of(one.name),
+        one.spectra[ALIGNMENT].rank,
+        energy,
+        {pair: overlap.mso(THRESHOLDS) for pair, overlap in about.items()},
+    )
+
+
+def _at(curves: Array, ranks: list[int]) -> Array:
+    """Curves (draws, k = 1 …) at some ranks, (draws, ranks): nothing at rank 0, and no more beyond the last direction."""
+    padded = np.concatenate([np.zeros((len(curves), 1)), curves], axis=1)
+    return padded[:, np.minimum(ranks, curves.shape[1])]

@@ -1,0 +1,410 @@
+"""One subject's measured quantities, each computed once and shared by all claims: the only door to the heavy parts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from geometry_bench.activations.pooling import Pooling
+from geometry_bench.geometry.directions import Array
+from geometry_bench.geometry.groups import Group, Summed, deal_topics
+from geometry_bench.geometry.moments import Folding, Moments
+from geometry_bench.labs.memo import Memo
+from geometry_bench.prompts.pack import Pack, without_opening
+from geometry_bench.prompts.roles import RequestSettings
+from geometry_bench.prompts.sets import RequestSet
+from geometry_bench.subjects.hashing import lines_hash
+from geometry_bench.subjects.spec import Identity, SubjectSpec
+
+if TYPE_CHECKING:
+    from geometry_bench.activations.cache import Cache
+    from geometry_bench.prompts.render import Encoded
+    from geometry_bench.subjects.load import Subject
+
+Rendering = Literal["published", "corrected"]
+States = Mapping[str, Array]
+"""Condition -> pooled block outputs (messages, layers, width)."""
+
+RequestRendering = Literal["text", "chat"]
+"""Raw text with one BOS (source C), or the user's turn of a chat without system message (sources B and D)."""
+
+MEAN = Pooling("mean")
+MEAN_KEPT = Pooling("mean", skip_bos=True, skip_sinks=True)
+LAST_KEPT = Pooling("last", skip_bos=True, skip_sinks=True)
+MEAN_LAST_FIVE = Pooling("mean_last", 5)
+
+POOLINGS: Mapping[RequestRendering, tuple[Pooling, ...]] = {
+    "text": (MEAN, MEAN_KEPT, LAST_KEPT),
+    "chat": (MEAN_LAST_FIVE,),
+}
+"""What claims read of requests, by rendering: captured together in one pass over each prompt."""
+
+REQUESTS = "requests"
+"""What stands for the pack in a record whose prompts are sets of requests alone."""
+
+GROUPS = 10
+FEWEST_GROUPS = 4
+"""Groups of whole topics that a set is resampled by."""
+
+GROUPED_AT_MOST = 2 * 1024**3
+"""Bytes that a set's groups may take."""
+
+
+@dataclass(frozen=True)
+class CaptureSettings:
+    """How forward passes are batched, by the names that ``capture`` has for it; none of it may change a value beyond
+    numerical noise.
+    """
+
+    batch_size: int | None = None
+    token_budget: int | None = None
+    padding: Literal["right", "left"] = "right"
+    progress: bool = True
+
+
+def prompts_hash(pack: Pack, messages: Sequence[str], sets: Sequence[str], settings: RequestSettings) -> str:
+    """Content hash of all that a value is measured on, known before any model is loaded.
+
+    The pack's own hash where no request sets are read.
+    """
+    if not sets:
+        return pack.hash
+    parts = [*([pack.hash] if messages else []), *(f"{name} {settings.load(name).hash}" for name in sets)]
+    return lines_hash(parts)
+
+
+@dataclass(frozen=True)
+class Requests:
+    """A set of requests and what the model made of it.
+
+    ``states`` are pooled block outputs (requests, layers, width), float32; ``lengths`` are tokens, BOS included.
+    """
+
+    requests: RequestSet
+    states: Mapping[Pooling, Array]
+    lengths: tuple[int, ...]
+    truncated: int
+
+    @property
+    def topics(self) -> list[str]:
+        """One label a request, for resampling by topic."""
+        return self.requests.topics
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """A set's pooled block outputs in groups of whole topics: prompts (prompts, blocks, width) or their moments.
+
+    ``blocks`` are those that were kept, ``prompts`` the number of all prompts.
+    """
+
+    parts: Mapping[Pooling, Sequence[Array | Moments]]
+    blocks: tuple[int, ...]
+    prompts: int
+
+    @property
+    def groups(self) -> int:
+        """Number of groups."""
+        return len(next(iter(self.parts.values())))
+
+    def at(self, pooling: Pooling, block: int) -> list[Group]:
+        """The groups at one block."""
+        place = self.blocks.index(block)
+        return [
+            Summed(part.count, part.mean[place], part.cross[place]) if isinstance(part, Moments) else part[:, place]
+            for part in self.parts[pooling]
+        ]
+
+
+class Lab(Memo):
+    """What claims may ask of one subject.
+
+    The model is loaded on the first question that needs it, so that a resumed run loads nothing.
+    """
+
+    def __init__(
+        self,
+        spec: SubjectSpec,
+        identity: Identity,
+        pack: Pack,
+        capture: CaptureSettings | None = None,
+        cache: Cache | None = None,
+        load: Callable[[SubjectSpec, Identity], Subject] | None = None,
+        requests: RequestSettings | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec, self.identity, self.pack = spec, identity, pack
+        self.request_settings = requests or RequestSettings()
+        self._capture_settings, self._cache, self._load = capture or CaptureSettings(), cache, load
+        self._encoded: dict[tuple[str, Rendering], dict[str, list[Encoded]]] = {}
+        self._states: dict[tuple[str, Rendering], States] = {}
+        self._requests: dict[tuple[str, RequestRendering], Requests] = {}
+
+    @cached_property
+    def subject(self) -> Subject:
+        """The loaded model.
+
+        Raises:
+            GeometryBenchError: it cannot be loaded.
+        """
+        if self._load is not None:
+            return self._load(self.spec, self.identity)
+        from geometry_bench.subjects.load import load
+
+        return load(self.spec, self.identity)
+
+    @property
+    def layers(self) -> int:
+        """Number of decoder blocks."""
+        return self.identity.layers
+
+    def conditions(self, messages: str) -> dict[str, str]:
+        """Every condition measured on a message set: name -> system text.
+
+        The pack's own keys, ``bare:KEY`` (a framework without its opening formula), ``control:ID`` and, on the benign
+        messages only, ``topic:ID``.
+        """
+        texts = dict(self.pack.systems)
+        texts |= {f"bare:{key}": without_opening(self.pack, key) for key in self.pack.openings}
+        texts |= {f"control:{key}": text for key, text in self.pack.controls.items()}
+        if messages == "benign":
+            texts |= {f"topic:{key}": text for key, text in self.pack.safety_topics.items()}
+        return texts
+
+    def encoded(self, messages: str, rendering: Rendering) -> Mapping[str, list[Encoded]]:
+        """Condition -> token ids of each message under it.
+
+        The ``published`` rendering covers the pack's own keys and their bare forms alone: controls are the corrected
+        variant's.
+        """
+        key = (messages, rendering)
+        if key not in self._encoded:
+            chat = self.subject.chat
+            self._encoded[key] = {
+                condition: [
+                    chat.encode(text, message.text, doubled_bos=rendering == "published")
+                    for message in self.pack.messages[messages]
+                ]
+                for condition, text in self.conditions(messages).items()
+                if rendering == "corrected" or not condition.startswith(("control:", "topic:"))
+            }
+        return self._encoded[key]
+
+    def states(self, messages: str, rendering: Rendering) -> States:
+        """Last-token block outputs of every condition: name -> (messages, layers, width), float32.
+
+        Where both renderings give the same tokens they share one capture.
+        """
+        key = (messages, rendering)
+        if key not in self._states:
+            if rendering == "published" and self._same_tokens(messages):
+                return self.states(messages, "corrected")
+            self._states[key] = self._captured(self.encoded(messages, rendering), f"{self.identity.name}: {messages}")
+        return self._states[key]
+
+    def _same_tokens(self, messages: str) -> bool:
+        corrected = self.encoded(messages, "corrected")
+        return all(corrected[name] == prompts for name, prompts in self.encoded(messages, "published").items())
+
+    def _captured(self, encoded: Mapping[str, list[Encoded]], label: str) -> States:
+        from geometry_bench.activations.pooling import LAST
+
+        prompts = [prompt.ids for condition in encoded.values() for prompt in condition]
+        pooled = self._pooled(prompts, (LAST,), label)[LAST]
+        ends = np.cumsum([len(condition) for condition in encoded.values()])[:-1]
+        return dict(zip(encoded, np.split(pooled, ends), strict=True))
+
+    def _pooled(
+        self, prompts: Sequence[Sequence[int]], poolings: Sequence[Pooling], label: str
+    ) -> Mapping[Pooling, Array]:
+        from geometry_bench.activations.capture import capture
+
+        return capture(
+            self.subject, prompts, poolings, label=label, cache=self._cache, **asdict(self._capture_settings)
+        )
+
+    def encoded_requests(self, name: str, rendering: RequestRendering) -> list[Encoded]:
+        """Token ids of each request drawn of a set."""
+        chat = self.subject.chat
+
+        def encode() -> list[Encoded]:
+            texts = self.request_settings.load(name).texts
+            return [chat.encode_text(text) if rendering == "text" else chat.encode("", text) for text in texts]
+
+        return self.once(("encoded", name, rendering), encode)
+
+    def requests(
+        self, name: str, *, rendering: RequestRendering, poolings: Sequence[Pooling] | None = None
+    ) -> Requests:
+        """Pooled block outputs of the requests drawn of a set.
+
+        Every pooling that claims read of a rendering is captured in one pass (``POOLINGS``); others named in ``poolings``
+        are added to it, at the price of another pass where the set has been captured already.
+
+        Raises:
+            GeometryBenchError: there is no such set.
+        """
+        key = (name, rendering)
+        known = self._requests.get(key)
+        wanted = dict.fromkeys([*POOLINGS[rendering], *(poolings or ())])
+        missing = [pooling for pooling in wanted if known is None or pooling not in known.states]
+        if known is None or missing:
+            encoded = self.encoded_requests(name, rendering)
+            fresh = self._pooled([prompt.ids for prompt in encoded], missing, f"{self.identity.name}: {name}")
+            self._requests[key] = Requests(
+                self.request_settings.load(name),
+                {**(known.states if known is not None else {}), **fresh},
+                tuple(len(prompt.ids) for prompt in encoded),
+                sum(prompt.truncated for prompt in encoded),
+            )
+        return self._requests[key]
+
+    def common_beginning(self, sets: Sequence[str], *, rendering: RequestRendering) -> int:
+        """Tokens that all requests of these sets begin with: the BOS and, in a chat, what the template writes first.
+
+        Where a prompt is no more than that beginning, its last token does not count.
+        """
+
+        def compute() -> int:
+            prompts = [prompt.ids for name in sets for prompt in self.encoded_requests(name, rendering)]
+            first, last = min(prompts), max(prompts)  # what these two share, all between them share
+            shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+            return min(shared, min(map(len, prompts)) - 1)
+
+        return self.once(("beginning", tuple(sets), rendering), compute)
+
+    def grouped(
+        self,
+        name: str,
+        *,
+        rendering: RequestRendering,
+        poolings: Sequence[Pooling],
+        needed: Sequence[int],
+        groups: int = GROUPS,
+    ) -> Grouped:
+        """Pooled block outputs of a set in at most ``groups`` groups of whole topics, for second moments.
+
+        A set that takes less memory as it is than as second moments is captured as by :meth:`requests`, the disk cache
+        included; of a larger one each batch is added up at once, so that memory does not grow with the number of prompts.
+        All blocks are kept where they fit ``GROUPED_AT_MOST`` bytes, else the ``needed`` ones, in fewer groups (not
+        below ``FEWEST_GROUPS``) where that saves anything.
+
+        Raises:
+            GeometryBenchError: the set cannot be read, or a prompt is too short for a pooling.
+        """
+        key = ("grouped", name, rendering, tuple(poolings), tuple(needed), groups)
+        return self.once(key, lambda: self._grouped(name, rendering, poolings, needed, groups))
+
+    def _grouped(
+        self,
+        name: str,
+        rendering: RequestRendering,
+        poolings: Sequence[Pooling],
+        needed: Sequence[int],
+        groups: int,
+    ) -> Grouped:
+        drawn, every, width = self.request_settings.load(name), range(self.layers), self.identity.width
+
+        def size(blocks: Sequence[int], dealt: int) -> int:
+            return len(poolings) * dealt * Folding.size(-(-len(drawn) // dealt), len(blocks), width)
+
+        blocks = tuple(every if size(every, groups) <= GROUPED_AT_MOST else needed)
+        fewer = range(groups, FEWEST_GROUPS - 1, -1)
+        groups = min(fewer, key=lambda dealt: max(size(blocks, dealt), GROUPED_AT_MOST))  # the first that fits
+        codes = deal_topics(drawn.topics, len(drawn), groups)
+        numbers = range(int(codes.max()) + 1)
+        if 4 * len(drawn) * width * len(every) * len(poolings) <= min(size(every, groups), GROUPED_AT_MOST):
+            states = self.requests(name, rendering=rendering, poolings=poolings).states
+            parts: dict[Pooling, list[Array | Moments]] = {
+                pooling: [states[pooling][codes == number] for number in numbers] for pooling in poolings
+            }
+            return Grouped(parts, tuple(every), len(drawn))
+
+        from geometry_bench.activations.capture import capture_batches
+
+        sums = {pooling: [Folding(len(blocks), width) for _ in numbers] for pooling in poolings}
+        kept = list(blocks)
+        for rows, pooled in capture_batches(
+            self.subject,
+            [prompt.ids for prompt in self.encoded_requests(name, rendering)],
+            poolings,
+            label=f"{self.identity.name}: {name}",
+            **asdict(self._capture_settings),
+        ):
+            for pooling, values in pooled.items():
+                for number in np.unique(codes[rows]):
+                    sums[pooling][number].add(values[codes[rows] == number][:, kept])
+        return Grouped(
+            {pooling: [part.result() for part in parted] for pooling, parted in sums.items()}, blocks, len(drawn)
+        )
+
+    def same_prompt(self, a: str, b: str, messages: str) -> bool:
+        """Whether two conditions give the model the very same tokens."""
+        encoded = self.encoded(messages, "corrected")
+        return [prompt.ids for prompt in encoded[a]] == [prompt.ids for prompt in encoded[b]]
+
+    def inputs(
+        self,
+        messages: Sequence[str],
+        sets: Sequence[str] = (),
+        rendering: RequestRendering = "text",
+        poolings: Sequence[Pooling] = (),
+    ) -> dict[str, Any]:
+        """What a record says of the prompts behind a value measured on these message sets and sets of requests."""
+        key = ("inputs", tuple(messages), tuple(sets), rendering, tuple(poolings))
+        return dict(self.once(key, lambda: self._inputs(messages, sets, rendering, poolings)))
+
+    def _inputs(
+        self,
+        messages: Sequence[str],
+        sets: Sequence[str],
+        rendering: RequestRendering,
+        poolings: Sequence[Pooling],
+    ) -> dict[str, Any]:
+        chat = self.subject.chat
+        prompts = [
+            prompt
+            for name in messages
+            for _, encoded in sorted(self.encoded(name, "corrected").items())
+            for prompt in encoded
+        ]
+        prompts += [prompt for name in sets for prompt in self.encoded_requests(name, rendering)]
+        digest = hashlib.sha256()
+        for prompt in prompts:
+            digest.update(np.asarray([len(prompt.ids), *prompt.ids], dtype="<i8").tobytes())
+        facts: dict[str, Any] = {
+            "pack": self.pack.id if messages or not sets else REQUESTS,
+            "pack_hash": prompts_hash(self.pack, messages, sets, self.request_settings),
+            "controls": self.pack.controls_from if messages or not sets else None,
+            "messages": list(messages),
+            "tokens_hash": digest.hexdigest(),
+            "template": chat.name,
+            "template_hash": chat.template_hash,
+            "system_policy": chat.system_policy,
+            "injected_text": chat.injected_text,
+            "truncated_prompts": sum(prompt.truncated for prompt in prompts),
+            "bos_doubled_in_published": not all(self._same_tokens(name) for name in messages),
+            "pooling": "last",
+            "site": "block_output",
+        }
+        if sets:
+            facts["requests"] = [self.request_settings.load(name).facts() for name in sets]
+            facts["pooling"] = ", ".join([*(["last"] if messages else []), *(pooling.name for pooling in poolings)])
+            if rendering == "text" and not messages:  # no template has touched these prompts
+                facts |= {"template": "raw text", "template_hash": None, "system_policy": None, "injected_text": None}
+        return facts
+
+    def close(self) -> None:
+        """Let the model and its activations go."""
+        subject = self.__dict__.pop("subject", None)
+        if subject is not None:
+            subject.close()
+        self._states.clear()
+        self._encoded.clear()
+        self._requests.clear()
+        self.forget()

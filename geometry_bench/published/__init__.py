@@ -1,0 +1,1 @@
+"""What the sources printed: values, curves and statements."""
