@@ -3,8 +3,8 @@
 Safe and harmful requests were read as raw text by Pythia 1.4B, and the size, spread and direction of their mean activations
 compared layer by layer.
 
-Each test is one claim, stated in ``geometry_bench/claims/magnitude_variance/records.py``; ``geometry-bench show CLAIM`` prints
-one with its criterion, null and published figures.
+Each test is one claim, stated in ``geometry_bench/claims/magnitude_variance``; ``geometry-bench show CLAIM`` prints one
+with its criterion, null and published figures.
 """
 
 from geometry_bench.claims import magnitude_variance

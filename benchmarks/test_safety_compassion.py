@@ -5,8 +5,8 @@ the axes from the generic assistant's states to theirs were compared at the last
 
 The last claims are about several subjects together.
 
-Each test is one claim, stated in ``geometry_bench/claims/safety_compassion/records.py``; ``geometry-bench show CLAIM`` prints
-one with its criterion, null and published figures.
+Each test is one claim, stated in ``geometry_bench/claims/safety_compassion``; ``geometry-bench show CLAIM`` prints one
+with its criterion, null and published figures.
 """
 
 from geometry_bench.claims import safety_compassion
