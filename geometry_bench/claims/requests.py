@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from geometry_bench.activations.pooling import Pooling
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
-from geometry_bench.labs.model import MEAN, MEAN_KEPT, Lab
+from geometry_bench.labs.memo import remembered
+from geometry_bench.labs.model import Lab
+from geometry_bench.labs.requirements import MEAN, MEAN_KEPT
 from geometry_bench.prompts.sets import RequestSet
-from geometry_bench.records.schema import Variant
+from geometry_bench.records.estimates import Units, Variant
 
 SEED = 0
 FEWEST = 4
 """Requests of a class, so that each half of a held-out split keeps one when another is left out."""
-
-VARIANTS: tuple[Variant, ...] = ("published", "corrected")
 
 _SETS: dict[Variant, tuple[str, str]] = {
     "published": ("safe-unmatched", "unsafe"),
@@ -69,6 +69,10 @@ class Labelled:
             **more,
         )
 
+    def without_each(self, values: Sequence[float | None] | Array) -> Units:
+        """The values (topics,) without each topic."""
+        return Units.of("topic", [str(topic) for topic in dict.fromkeys(self.topics)], values)
+
     @property
     def exchangeable(self) -> tuple[str, ...]:
         """One label a prompt: within a label, class could be swapped if class did not matter.
@@ -110,18 +114,18 @@ def sets_of(variant: Variant) -> tuple[str, str]:
 
 def classes(lab: Lab, variant: Variant, pooling: Pooling | None = None, sets: tuple[str, str] | None = None) -> Classes:
     """The two classes of a variant, or of other ``sets``, in its pooling unless told otherwise."""
-    chosen, names = pooling or POOLING[variant], sets or sets_of(variant)
+    return _classes(lab, sets or sets_of(variant), pooling or POOLING[variant])
 
-    def gather() -> Classes:
-        safe, harmful = (lab.requests(name, rendering="text", poolings=(chosen,)) for name in names)
-        return Classes.of(
-            safe.requests,
-            harmful.requests,
-            states=np.concatenate([safe.states[chosen], harmful.states[chosen]]),
-            lengths=np.array([*safe.lengths, *harmful.lengths], dtype=np.int64),
-        )
 
-    return lab.once(("classes", names, chosen), gather)
+@remembered
+def _classes(lab: Lab, names: tuple[str, str], pooling: Pooling) -> Classes:
+    safe, harmful = (lab.requests(name, rendering="text", poolings=(pooling,)) for name in names)
+    return Classes.of(
+        safe.requests,
+        harmful.requests,
+        states=np.concatenate([safe.states[pooling], harmful.states[pooling]]),
+        lengths=np.array([*safe.lengths, *harmful.lengths], dtype=np.int64),
+    )
 
 
 def notes(lab: Lab, sets: Sequence[str]) -> list[str]:

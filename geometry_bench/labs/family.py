@@ -11,8 +11,10 @@ import numpy as np
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.subspaces import OverlapSweep, Rule, energy_of_vector, rank_of_share
-from geometry_bench.labs.memo import Memo
+from geometry_bench.labs.memo import Memo, remembered
+from geometry_bench.records.facts import WeightInputs
 from geometry_bench.subjects.families import CONTROL, Family, Member
+from geometry_bench.subjects.hashing import lines_hash
 from geometry_bench.updates.checkpoint import layer_of
 from geometry_bench.updates.store import Store
 from geometry_bench.updates.sweep import TensorSweep, common_names, sweep
@@ -35,6 +37,13 @@ PAIRS: tuple[tuple[str, str], ...] = (TASKS, ("useful", ALIGNMENT), ("harmful", 
 
 STARTS: Mapping[str, str] = {"aligned": "aligned", "safety": "safety_tuned", "dpo": "safety_dpo"}
 """What fine-tunes start from, by the role whose update is the alignment."""
+
+
+
+
+def family_inputs(members: Iterable[str]) -> WeightInputs:
+    """What a record says of updates, which have no prompts: between which members they lie, and the grids."""
+    return WeightInputs(hash=lines_hash([f"{SHARES} {THRESHOLDS} {sorted(members)}"]))
 
 
 @dataclass(frozen=True)
@@ -112,22 +121,18 @@ class FamilyLab(Memo):
             return str(reason)
         return None
 
+    @remembered
     def updates(self, start: str) -> Mapping[str, Update]:
         """The updates about a start, by label."""
-        return self.once(
-            ("updates", start),
-            lambda: {label: update_between(self.family, *pair) for label, pair in self.members(start).items()},
-        )
+        return {label: update_between(self.family, *pair) for label, pair in self.members(start).items()}
 
+    @remembered
     def readings(self, start: str) -> tuple[Reading, ...]:
         """Every matrix that all updates about a start change.
 
         Raises:
             GeometryBenchError: an update changes no matrix at all, checkpoints do not fit each other or cannot be read.
         """
-        return self.once(("readings", start), lambda: self._read(start))
-
-    def _read(self, start: str) -> tuple[Reading, ...]:
         updates = self.updates(start)
         names = common_names(updates, dimensions=2)
         pairs = [*((ALIGNMENT, task) for task in TASKS), TASKS]
@@ -154,19 +159,16 @@ class FamilyLab(Memo):
             )
         return tuple(readings)
 
+    @remembered
     def vector_energy(self, start: str, task: str) -> float | None:
         """Mean share of energy that the scalar projection on the alignment's update keeps of a task's, over 1-D tensors."""
-
-        def compute() -> float | None:
-            updates = self.updates(start)
-            shares = []
-            for name in common_names(updates, dimensions=1):
-                axis, delta = (updates[label].delta(name) for label in (ALIGNMENT, task))
-                if axis.any() and delta.any():
-                    shares.append(energy_of_vector(axis, delta))
-            return float(np.mean(shares)) if shares else None
-
-        return self.once(("vectors", start, task), compute)
+        updates = self.updates(start)
+        shares = []
+        for name in common_names(updates, dimensions=1):
+            axis, delta = (updates[label].delta(name) for label in (ALIGNMENT, task))
+            if axis.any() and delta.any():
+                shares.append(energy_of_vector(axis, delta))
+        return float(np.mean(shares)) if shares else None
 
     def _watched(self, names: tuple[str, ...], label: str) -> Iterable[str]:
         from tqdm import tqdm

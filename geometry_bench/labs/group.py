@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
+from geometry_bench.activations.pooling import Pooling
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
 from geometry_bench.labs.memo import Memo
-from geometry_bench.labs.model import MEAN_LAST_FIVE, Lab
-from geometry_bench.prompts.roles import ALIGNMENT, RequestSettings
+from geometry_bench.labs.model import Lab
+from geometry_bench.labs.requirements import Requirements
+from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.prompts.sets import RequestSet
+from geometry_bench.records.facts import ModelFacts, PromptInputs
 from geometry_bench.subjects.groups import DEPTH
 from geometry_bench.subjects.hashing import lines_hash
-
-CLASSES = ("safe", "unsafe")
-GROUP_SETS = (*CLASSES, ALIGNMENT)
-"""The sets that a group is measured on."""
 
 SWEPT = (1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)
 """Relative depths at which values are recorded beside the declared one."""
@@ -29,20 +27,27 @@ def block_at(depth: float, layers: int) -> int:
     return max(0, round(depth * layers) - 1)
 
 
+def group_hash(required: Requirements, settings: RequestSettings, depth: float) -> str:
+    """Content hash of all that a value about a group is measured on, known before any model is loaded."""
+    return lines_hash([*(f"{role} {settings.load(role).hash}" for role in required.sets), f"depth {depth:.6f}"])
+
+
 @dataclass(frozen=True)
 class MemberStates:
-    """What one member made of the requests: (role, depth) -> (prompts, width), float32; with its facts and inputs."""
+    """What one member made of the requests: (role, pooling, depth) -> (prompts, width), float32; with its facts."""
 
-    states: Mapping[tuple[str, float], Array]
-    facts: Mapping[str, Any]
-    inputs: Mapping[str, Any]
+    states: Mapping[tuple[str, Pooling, float], Array]
+    facts: ModelFacts
+    block: int
+    inputs: PromptInputs
     vocabulary: frozenset[str]
 
 
 class GroupLab(Memo):
     """What claims may ask of a group. Its models are loaded one after another on the first question, and let go.
 
-    ``open_member`` gives the lab of a member by its name in the group; opening the next may close it.
+    ``open_member`` gives the lab of a member by its name in the group; opening the next may close it. ``requires`` names the
+    sets and poolings that are read.
     """
 
     def __init__(
@@ -50,11 +55,12 @@ class GroupLab(Memo):
         members: Sequence[str],
         reference: str,
         open_member: Callable[[str], Lab],
+        requires: Requirements,
         requests: RequestSettings | None = None,
         depth: float = DEPTH,
     ) -> None:
         super().__init__()
-        self.members, self.reference, self.depth = tuple(members), reference, depth
+        self.members, self.reference, self.requires, self.depth = tuple(members), reference, requires, depth
         self.request_settings = requests or RequestSettings()
         self._open = open_member
 
@@ -72,11 +78,19 @@ class GroupLab(Memo):
         """The requests drawn for a role."""
         return self.request_settings.load(role)
 
-    def states(self, member: str, role: str, depth: float | None = None) -> Array:
-        """Mean of the last five tokens' block outputs at a relative depth (the declared one if None), (prompts, width)."""
-        return self._measured[member].states[role, self.depth if depth is None else depth]
+    def states(self, member: str, role: str, depth: float | None = None, pooling: Pooling | None = None) -> Array:
+        """Block outputs at a relative depth (the declared one if None), pooled (by the first pooling if None).
 
-    def facts(self, member: str) -> Mapping[str, Any]:
+        (prompts, width), float32.
+        """
+        place = (role, pooling or self.requires.poolings[0], self.depth if depth is None else depth)
+        return self._measured[member].states[place]
+
+    def block(self, member: str) -> int:
+        """The 0-based block of a member at the declared depth."""
+        return self._measured[member].block
+
+    def facts(self, member: str) -> ModelFacts:
         """What a record says of a member's checkpoint."""
         return self._measured[member].facts
 
@@ -95,42 +109,45 @@ class GroupLab(Memo):
         lab = self._open(member)
         blocks = {depth: block_at(depth, lab.layers) for depth in self.depths}
         states = {}
-        for role in GROUP_SETS:
-            pooled = lab.requests(role, rendering="chat").states[MEAN_LAST_FIVE]
-            for depth, block in blocks.items():
-                states[role, depth] = pooled[:, block].copy()
-                if (pooled[:, block] == pooled[0, block]).all():
-                    raise GeometryBenchError(
-                        f"{member} gives the same activations for every request of {role} at relative depth {depth:.2f}, so "
-                        "nothing can be mapped: check its weights, or choose another --depth."
-                    )
+        for role in self.requires.sets:
+            found = lab.requests(role, rendering=self.requires.rendering, poolings=self.requires.poolings)
+            for pooling in self.requires.poolings:
+                pooled = found.states[pooling]
+                for depth, block in blocks.items():
+                    states[role, pooling, depth] = pooled[:, block].copy()
+                    if (pooled[:, block] == pooled[0, block]).all():
+                        raise GeometryBenchError(
+                            f"{member} gives the same activations for every request of {role} at relative depth "
+                            f"{depth:.2f}, so nothing can be mapped: check its weights, or choose another --depth."
+                        )
         return MemberStates(
             states,
-            {**lab.subject.facts(), "alignment": lab.spec.alignment, "block": blocks[self.depth]},
-            lab.inputs((), GROUP_SETS, "chat", (MEAN_LAST_FIVE,)),
+            lab.facts(member),
+            blocks[self.depth],
+            lab.inputs(self.requires),
             frozenset(lab.subject.tokenizer.get_vocab()),
         )
 
-    def inputs(self) -> dict[str, Any]:
+    def inputs(self, required: Requirements) -> PromptInputs:
         """What a record says of the prompts: those of all members, whose templates and tokens are hashed together."""
         inputs = [self._measured[member].inputs for member in self.members]
 
         def together(name: str) -> str:
-            return lines_hash(str(facts[name]) for facts in inputs)
+            return lines_hash(str(getattr(one, name)) for one in inputs)
 
-        return {
-            **inputs[0],
-            "pack_hash": self.pack_hash(),
-            "tokens_hash": together("tokens_hash"),
-            "template": ", ".join(dict.fromkeys(str(facts["template"]) for facts in inputs)),
-            "template_hash": together("template_hash"),
-            "system_policy": ", ".join(dict.fromkeys(str(facts["system_policy"]) for facts in inputs)),
-            "injected_text": None,
-            "truncated_prompts": sum(facts["truncated_prompts"] for facts in inputs),
-            "depth": self.depth,
-        }
+        def named(name: str) -> str:
+            return ", ".join(dict.fromkeys(str(getattr(one, name)) for one in inputs))
 
-    def pack_hash(self) -> str:
-        """Content hash of all that a value is measured on, known before any model is loaded."""
-        parts = [f"{role} {self.requests(role).hash}" for role in GROUP_SETS] + [f"depth {self.depth:.6f}"]
-        return lines_hash(parts)
+        return inputs[0].model_copy(
+            update={
+                "hash": group_hash(required, self.request_settings, self.depth),
+                "pooling": ", ".join(pooling.name for pooling in required.poolings),
+                "tokens_hash": together("tokens_hash"),
+                "template": named("template"),
+                "template_hash": together("template_hash"),
+                "system_policy": named("system_policy"),
+                "injected_text": None,
+                "truncated_prompts": sum(one.truncated_prompts or 0 for one in inputs),
+                "depth": self.depth,
+            }
+        )

@@ -1,24 +1,25 @@
-"""One subject's measured quantities, each computed once and shared by all claims: the only door to the heavy parts."""
+"""One model's measured quantities, each computed once and shared by all claims: the only door to the heavy parts."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from geometry_bench.activations.pooling import Pooling
+from geometry_bench.activations.pooling import LAST, Pooling
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.groups import Group, Summed, deal_topics
 from geometry_bench.geometry.moments import Folding, Moments
-from geometry_bench.labs.memo import Memo
+from geometry_bench.labs.memo import Memo, remembered
+from geometry_bench.labs.requirements import NOTHING, RequestRendering, Requirements, Wanted
 from geometry_bench.prompts.pack import Pack, without_opening
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.prompts.sets import RequestSet
-from geometry_bench.subjects.hashing import lines_hash
+from geometry_bench.records.facts import ModelFacts, PromptInputs, RequestFacts, Requested
 from geometry_bench.subjects.spec import Identity, SubjectSpec
 
 if TYPE_CHECKING:
@@ -29,20 +30,6 @@ if TYPE_CHECKING:
 Rendering = Literal["published", "corrected"]
 States = Mapping[str, Array]
 """Condition -> pooled block outputs (messages, layers, width)."""
-
-RequestRendering = Literal["text", "chat"]
-"""Raw text with one BOS (source C), or the user's turn of a chat without system message (sources B and D)."""
-
-MEAN = Pooling("mean")
-MEAN_KEPT = Pooling("mean", skip_bos=True, skip_sinks=True)
-LAST_KEPT = Pooling("last", skip_bos=True, skip_sinks=True)
-MEAN_LAST_FIVE = Pooling("mean_last", 5)
-
-POOLINGS: Mapping[RequestRendering, tuple[Pooling, ...]] = {
-    "text": (MEAN, MEAN_KEPT, LAST_KEPT),
-    "chat": (MEAN_LAST_FIVE,),
-}
-"""What claims read of requests, by rendering: captured together in one pass over each prompt."""
 
 REQUESTS = "requests"
 """What stands for the pack in a record whose prompts are sets of requests alone."""
@@ -65,17 +52,6 @@ class CaptureSettings:
     token_budget: int | None = None
     padding: Literal["right", "left"] = "right"
     progress: bool = True
-
-
-def prompts_hash(pack: Pack, messages: Sequence[str], sets: Sequence[str], settings: RequestSettings) -> str:
-    """Content hash of all that a value is measured on, known before any model is loaded.
-
-    The pack's own hash where no request sets are read.
-    """
-    if not sets:
-        return pack.hash
-    parts = [*([pack.hash] if messages else []), *(f"{name} {settings.load(name).hash}" for name in sets)]
-    return lines_hash(parts)
 
 
 @dataclass(frozen=True)
@@ -122,9 +98,10 @@ class Grouped:
 
 
 class Lab(Memo):
-    """What claims may ask of one subject.
+    """What claims may ask of one model.
 
-    The model is loaded on the first question that needs it, so that a resumed run loads nothing.
+    It is loaded on the first question that needs it, so that a resumed run loads nothing; ``subject`` is one that is in
+    memory already. ``wanted`` are the poolings that all claims of the run read, captured together.
     """
 
     def __init__(
@@ -134,16 +111,17 @@ class Lab(Memo):
         pack: Pack,
         capture: CaptureSettings | None = None,
         cache: Cache | None = None,
-        load: Callable[[SubjectSpec, Identity], Subject] | None = None,
         requests: RequestSettings | None = None,
+        wanted: Wanted = NOTHING,
+        subject: Subject | None = None,
     ) -> None:
         super().__init__()
         self.spec, self.identity, self.pack = spec, identity, pack
-        self.request_settings = requests or RequestSettings()
-        self._capture_settings, self._cache, self._load = capture or CaptureSettings(), cache, load
-        self._encoded: dict[tuple[str, Rendering], dict[str, list[Encoded]]] = {}
-        self._states: dict[tuple[str, Rendering], States] = {}
+        self.request_settings, self.wanted = requests or RequestSettings(), wanted
+        self._capture_settings, self._cache = capture or CaptureSettings(), cache
         self._requests: dict[tuple[str, RequestRendering], Requests] = {}
+        if subject is not None:
+            self.subject = subject
 
     @cached_property
     def subject(self) -> Subject:
@@ -152,8 +130,6 @@ class Lab(Memo):
         Raises:
             GeometryBenchError: it cannot be loaded.
         """
-        if self._load is not None:
-            return self._load(self.spec, self.identity)
         from geometry_bench.subjects.load import load
 
         return load(self.spec, self.identity)
@@ -176,44 +152,38 @@ class Lab(Memo):
             texts |= {f"topic:{key}": text for key, text in self.pack.safety_topics.items()}
         return texts
 
+    @remembered
     def encoded(self, messages: str, rendering: Rendering) -> Mapping[str, list[Encoded]]:
         """Condition -> token ids of each message under it.
 
         The ``published`` rendering covers the pack's own keys and their bare forms alone: controls are the corrected
         variant's.
         """
-        key = (messages, rendering)
-        if key not in self._encoded:
-            chat = self.subject.chat
-            self._encoded[key] = {
-                condition: [
-                    chat.encode(text, message.text, doubled_bos=rendering == "published")
-                    for message in self.pack.messages[messages]
-                ]
-                for condition, text in self.conditions(messages).items()
-                if rendering == "corrected" or not condition.startswith(("control:", "topic:"))
-            }
-        return self._encoded[key]
+        chat = self.subject.chat
+        return {
+            condition: [
+                chat.encode(text, message.text, doubled_bos=rendering == "published")
+                for message in self.pack.messages[messages]
+            ]
+            for condition, text in self.conditions(messages).items()
+            if rendering == "corrected" or not condition.startswith(("control:", "topic:"))
+        }
 
+    @remembered
     def states(self, messages: str, rendering: Rendering) -> States:
         """Last-token block outputs of every condition: name -> (messages, layers, width), float32.
 
         Where both renderings give the same tokens they share one capture.
         """
-        key = (messages, rendering)
-        if key not in self._states:
-            if rendering == "published" and self._same_tokens(messages):
-                return self.states(messages, "corrected")
-            self._states[key] = self._captured(self.encoded(messages, rendering), f"{self.identity.name}: {messages}")
-        return self._states[key]
+        if rendering == "published" and self._same_tokens(messages):
+            return self.states(messages, "corrected")
+        return self._captured(self.encoded(messages, rendering), f"{self.identity.name}: {messages}")
 
     def _same_tokens(self, messages: str) -> bool:
         corrected = self.encoded(messages, "corrected")
         return all(corrected[name] == prompts for name, prompts in self.encoded(messages, "published").items())
 
     def _captured(self, encoded: Mapping[str, list[Encoded]], label: str) -> States:
-        from geometry_bench.activations.pooling import LAST
-
         prompts = [prompt.ids for condition in encoded.values() for prompt in condition]
         pooled = self._pooled(prompts, (LAST,), label)[LAST]
         ends = np.cumsum([len(condition) for condition in encoded.values()])[:-1]
@@ -228,30 +198,26 @@ class Lab(Memo):
             self.subject, prompts, poolings, label=label, cache=self._cache, **asdict(self._capture_settings)
         )
 
+    @remembered
     def encoded_requests(self, name: str, rendering: RequestRendering) -> list[Encoded]:
         """Token ids of each request drawn of a set."""
-        chat = self.subject.chat
-
-        def encode() -> list[Encoded]:
-            texts = self.request_settings.load(name).texts
-            return [chat.encode_text(text) if rendering == "text" else chat.encode("", text) for text in texts]
-
-        return self.once(("encoded", name, rendering), encode)
+        chat, texts = self.subject.chat, self.request_settings.load(name).texts
+        return [chat.encode_text(text) if rendering == "text" else chat.encode("", text) for text in texts]
 
     def requests(
         self, name: str, *, rendering: RequestRendering, poolings: Sequence[Pooling] | None = None
     ) -> Requests:
         """Pooled block outputs of the requests drawn of a set.
 
-        Every pooling that claims read of a rendering is captured in one pass (``POOLINGS``); others named in ``poolings``
-        are added to it, at the price of another pass where the set has been captured already.
+        Every pooling that claims of the run read is captured in one pass (``wanted``); others named in ``poolings`` are
+        added to it, at the price of another pass where the set has been captured already.
 
         Raises:
             GeometryBenchError: there is no such set.
         """
         key = (name, rendering)
         known = self._requests.get(key)
-        wanted = dict.fromkeys([*POOLINGS[rendering], *(poolings or ())])
+        wanted = dict.fromkeys([*self.wanted.of(name, rendering), *(poolings or ())])
         missing = [pooling for pooling in wanted if known is None or pooling not in known.states]
         if known is None or missing:
             encoded = self.encoded_requests(name, rendering)
@@ -264,27 +230,24 @@ class Lab(Memo):
             )
         return self._requests[key]
 
-    def common_beginning(self, sets: Sequence[str], *, rendering: RequestRendering) -> int:
+    @remembered
+    def common_beginning(self, sets: tuple[str, ...], rendering: RequestRendering) -> int:
         """Tokens that all requests of these sets begin with: the BOS and, in a chat, what the template writes first.
 
         Where a prompt is no more than that beginning, its last token does not count.
         """
+        prompts = [prompt.ids for name in sets for prompt in self.encoded_requests(name, rendering)]
+        first, last = min(prompts), max(prompts)  # what these two share, all between them share
+        shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+        return min(shared, min(map(len, prompts)) - 1)
 
-        def compute() -> int:
-            prompts = [prompt.ids for name in sets for prompt in self.encoded_requests(name, rendering)]
-            first, last = min(prompts), max(prompts)  # what these two share, all between them share
-            shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-            return min(shared, min(map(len, prompts)) - 1)
-
-        return self.once(("beginning", tuple(sets), rendering), compute)
-
+    @remembered
     def grouped(
         self,
         name: str,
-        *,
         rendering: RequestRendering,
-        poolings: Sequence[Pooling],
-        needed: Sequence[int],
+        poolings: tuple[Pooling, ...],
+        needed: range,
         groups: int = GROUPS,
     ) -> Grouped:
         """Pooled block outputs of a set in at most ``groups`` groups of whole topics, for second moments.
@@ -297,17 +260,6 @@ class Lab(Memo):
         Raises:
             GeometryBenchError: the set cannot be read, or a prompt is too short for a pooling.
         """
-        key = ("grouped", name, rendering, tuple(poolings), tuple(needed), groups)
-        return self.once(key, lambda: self._grouped(name, rendering, poolings, needed, groups))
-
-    def _grouped(
-        self,
-        name: str,
-        rendering: RequestRendering,
-        poolings: Sequence[Pooling],
-        needed: Sequence[int],
-        groups: int,
-    ) -> Grouped:
         drawn, every, width = self.request_settings.load(name), range(self.layers), self.identity.width
 
         def size(blocks: Sequence[int], dealt: int) -> int:
@@ -348,63 +300,54 @@ class Lab(Memo):
         encoded = self.encoded(messages, "corrected")
         return [prompt.ids for prompt in encoded[a]] == [prompt.ids for prompt in encoded[b]]
 
-    def inputs(
-        self,
-        messages: Sequence[str],
-        sets: Sequence[str] = (),
-        rendering: RequestRendering = "text",
-        poolings: Sequence[Pooling] = (),
-    ) -> dict[str, Any]:
-        """What a record says of the prompts behind a value measured on these message sets and sets of requests."""
-        key = ("inputs", tuple(messages), tuple(sets), rendering, tuple(poolings))
-        return dict(self.once(key, lambda: self._inputs(messages, sets, rendering, poolings)))
+    def facts(self, id: str) -> ModelFacts:
+        """What a record says of the model, which the run calls ``id``."""
+        spec = self.spec
+        return ModelFacts(
+            **self.subject.facts() | {"id": id, "alignment": spec.alignment},
+            requested=Requested(dtype=spec.dtype, device=spec.device, attention=spec.attention),
+            family=spec.family,
+            role=spec.role,
+            parent=spec.parent,
+        )
 
-    def _inputs(
-        self,
-        messages: Sequence[str],
-        sets: Sequence[str],
-        rendering: RequestRendering,
-        poolings: Sequence[Pooling],
-    ) -> dict[str, Any]:
-        chat = self.subject.chat
-        prompts = [
-            prompt
-            for name in messages
-            for _, encoded in sorted(self.encoded(name, "corrected").items())
-            for prompt in encoded
-        ]
-        prompts += [prompt for name in sets for prompt in self.encoded_requests(name, rendering)]
-        digest = hashlib.sha256()
-        for prompt in prompts:
-            digest.update(np.asarray([len(prompt.ids), *prompt.ids], dtype="<i8").tobytes())
-        facts: dict[str, Any] = {
-            "pack": self.pack.id if messages or not sets else REQUESTS,
-            "pack_hash": prompts_hash(self.pack, messages, sets, self.request_settings),
-            "controls": self.pack.controls_from if messages or not sets else None,
-            "messages": list(messages),
-            "tokens_hash": digest.hexdigest(),
-            "template": chat.name,
-            "template_hash": chat.template_hash,
-            "system_policy": chat.system_policy,
-            "injected_text": chat.injected_text,
-            "truncated_prompts": sum(prompt.truncated for prompt in prompts),
-            "bos_doubled_in_published": not all(self._same_tokens(name) for name in messages),
-            "pooling": "last",
-            "site": "block_output",
-        }
-        if sets:
-            facts["requests"] = [self.request_settings.load(name).facts() for name in sets]
-            facts["pooling"] = ", ".join([*(["last"] if messages else []), *(pooling.name for pooling in poolings)])
-            if rendering == "text" and not messages:  # no template has touched these prompts
-                facts |= {"template": "raw text", "template_hash": None, "system_policy": None, "injected_text": None}
-        return facts
+    @remembered
+    def inputs(self, required: Requirements) -> PromptInputs:
+        """What a record says of the prompts behind a value."""
+        chat, messages, sets = self.subject.chat, required.messages, required.sets
+        of_messages = [sorted(self.encoded(name, "corrected").items()) for name in messages]
+        prompts = [prompt for conditions in of_messages for _, encoded in conditions for prompt in encoded]
+        prompts += [prompt for name in sets for prompt in self.encoded_requests(name, required.rendering)]
+        in_chat = bool(messages) or not sets or required.rendering == "chat"  # else no template has touched the prompts
+        read = [*(["last"] if messages or not sets else []), *(p.name for p in (*required.poolings, *required.placed))]
+        return PromptInputs(
+            hash=required.inputs_hash(self.pack, self.request_settings),
+            pack=self.pack.id if messages or not sets else REQUESTS,
+            controls=self.pack.controls_from if messages or not sets else None,
+            messages=list(messages),
+            requests=[RequestFacts(**self.request_settings.load(name).facts()) for name in sets],
+            tokens_hash=_tokens_hash(prompts),
+            template=chat.name if in_chat else "raw text",
+            template_hash=chat.template_hash if in_chat else None,
+            system_policy=chat.system_policy if in_chat else None,
+            injected_text=chat.injected_text if in_chat else None,
+            truncated_prompts=sum(prompt.truncated for prompt in prompts),
+            bos_doubled_in_published=not all(self._same_tokens(name) for name in messages),
+            pooling=", ".join(read),
+            site="block_output",
+        )
 
     def close(self) -> None:
         """Let the model and its activations go."""
         subject = self.__dict__.pop("subject", None)
         if subject is not None:
             subject.close()
-        self._states.clear()
-        self._encoded.clear()
         self._requests.clear()
         self.forget()
+
+
+def _tokens_hash(prompts: Iterable[Encoded]) -> str:
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(np.asarray([len(prompt.ids), *prompt.ids], dtype="<i8").tobytes())
+    return digest.hexdigest()

@@ -10,14 +10,19 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from geometry_bench.records.measurement import Environment
 from geometry_bench.resources import PACKAGE
 
 _PACKAGES = ("geometry-bench", "torch", "transformers", "tokenizers", "numpy", "scipy", "safetensors", "peft")
 
 
+def environment(seconds: float, seed: int | None = None) -> Environment:
+    """This process, now: what is installed, the commit with its dirty flag when run from a checkout, peak memory."""
+    return Environment(**_fixed(), seed=seed, seconds=round(seconds, 4), peak_memory_bytes=peak_memory_bytes())
+
+
 @cache
-def environment() -> dict[str, Any]:
-    """Package versions, interpreter, platform, and the commit with its dirty flag when run from a checkout."""
+def _fixed() -> dict[str, Any]:
     return {
         "packages": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
         "python": platform.python_version(),

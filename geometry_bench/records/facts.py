@@ -1,54 +1,220 @@
-"""What a record says of a subject that is several checkpoints together: a panel, a group, a family."""
+"""What a measurement says of its subject and of its inputs. An unknown is ``None``, never a word that stands for it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from geometry_bench.records.schema import Record
+from pydantic import Field
+
+from geometry_bench.records.estimates import Frozen
 from geometry_bench.subjects.hashing import lines_hash
 
-_OF_A_MEMBER = (
-    "name", "revision", "adapter_hash", "dtype", "layers", "width", "block", "alignment", "role", "parent",
-)  # fmt: skip
+
+class Requested(Frozen):
+    """What was asked of the loader."""
+
+    dtype: str = "auto"
+    device: str = "auto"
+    attention: str | None = None
 
 
-def together(name: str, revision: str, members: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Facts of a joint subject from those of its members, by their names in it.
+class _Settings(Frozen):
+    """What decides, beside prompts and weights, whether two values can be compared."""
 
-    What they share stands as it is, the rest as mixed; what tells them apart stands with each.
-    """
+    id: str = Field(description="as it stands in test ids")
+    name: str = Field(description="under which baselines are kept")
+    revision: str = Field(description="commit, or content hash")
+    dtype: str | None = None
+    attention: str | None = None
+    quantisation: str | None = None
 
-    def shared(fact: str) -> str:
-        values = {str(facts.get(fact)) for facts in members.values()}
-        return values.pop() if len(values) == 1 else "mixed"
+    def comparability(self) -> dict[str, Any]:
+        """Facts that must be the same in two measurements that are compared."""
+        return {"dtype": self.dtype, "attention": self.attention, "quantisation": self.quantisation}
 
-    return {
-        "id": name,
-        "name": name,
-        "revision": revision,
-        "members": {
-            member: {name: facts[name] for name in _OF_A_MEMBER if facts.get(name) is not None}
-            for member, facts in members.items()
-        },
-        **{fact: shared(fact) for fact in ("dtype", "attention", "quantisation")},
-        "adapter_hash": None,
-    }
+    @property
+    def settings(self) -> str:
+        """What a baseline file is named after."""
+        return "-".join(str(part) for part in (self.dtype or "mixed", self.attention, self.quantisation) if part)
 
-
-def panel_facts(name: str, records: Sequence[Record]) -> dict[str, Any]:
-    """Facts of a panel from a record of each of its members."""
-    members = {record.subject_name: record.subject for record in records}
-    content = (f"{member} {facts['revision']}" for member, facts in sorted(members.items()))
-    return together(name, f"sha256:{lines_hash(content)}", members)
+    @property
+    def is_joint(self) -> bool:
+        """Whether the subject is several checkpoints together."""
+        return True
 
 
-def panel_inputs(records: Sequence[Record]) -> dict[str, Any]:
-    """What a panel's record says of its prompts: what its members' records have in common."""
-    first = records[0].inputs
-    return {key: first[key] for key in ("pack", "pack_hash", "controls", "messages", "pooling", "site")}
+class ModelFacts(_Settings):
+    """One checkpoint as it was loaded."""
+
+    kind: Literal["model"] = "model"
+    origin: str
+    architecture: str
+    layers: int
+    width: int
+    device: str
+    adapter: str | None = None
+    adapter_hash: str | None = None
+    alignment: str | None = Field(None, description="declared alignment method, in free text")
+    template: str | None = None
+    template_hash: str | None = None
+    system_policy: str | None = None
+    injected_text: str | None = None
+    tokenizer_hash: str | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+    unused_tensors: int = 0
+    requested: Requested = Requested()
+    family: str | None = None
+    role: str | None = None
+    parent: str | None = None
+
+    @property
+    def settings(self) -> str:
+        """What a baseline file is named after: dtype, attention kernel, quantisation, adapter."""
+        adapter = [f"adapter-{self.adapter_hash.split(':')[-1][:12]}"] if self.adapter_hash else []
+        return "-".join([super().settings, *adapter])
+
+    @property
+    def is_joint(self) -> bool:
+        """A single checkpoint."""
+        return False
 
 
-def absent(name: str) -> dict[str, Any]:
-    """Facts of a joint subject that this run does not have."""
-    return together(name, "none", {})
+class MemberFacts(Frozen):
+    """One checkpoint of several."""
+
+    name: str | None = None
+    revision: str
+    adapter_hash: str | None = None
+    dtype: str | None = None
+    layers: int | None = None
+    width: int | None = None
+    block: int | None = Field(None, description="0-based block that was read")
+    alignment: str | None = None
+    role: str | None = None
+    parent: str | None = None
+
+    @classmethod
+    def of(cls, facts: ModelFacts, block: int | None = None) -> MemberFacts:
+        """What a joint subject's record keeps of a model."""
+        kept = {name: getattr(facts, name) for name in cls.model_fields if name != "block"}
+        return cls(**kept, block=block)
+
+
+class _JointFacts(_Settings):
+    members: dict[str, MemberFacts]
+
+
+class GroupFacts(_JointFacts):
+    """Models about a reference model."""
+
+    kind: Literal["group"] = "group"
+    reference: str
+    requested: Requested = Requested()
+
+
+class FamilyFacts(_JointFacts):
+    """The weights of checkpoints that share an ancestor."""
+
+    kind: Literal["family"] = "family"
+
+
+class PanelFacts(_JointFacts):
+    """All models of a run."""
+
+    kind: Literal["panel"] = "panel"
+
+
+class PublicationFacts(_Settings):
+    """A publication, whose reported values are the subject."""
+
+    kind: Literal["publication"] = "publication"
+
+
+Facts = Annotated[ModelFacts | GroupFacts | FamilyFacts | PanelFacts | PublicationFacts, Field(discriminator="kind")]
+
+
+def shared(members: Mapping[str, ModelFacts]) -> dict[str, str | None]:
+    """The settings that all members have in common; None where they differ."""
+    names = ("dtype", "attention", "quantisation")
+    values = {name: {getattr(facts, name) for facts in members.values()} for name in names}
+    return {name: found.pop() if len(found) == 1 else None for name, found in values.items()}
+
+
+class RequestFacts(Frozen):
+    """A set of requests as it was drawn."""
+
+    name: str
+    origin: str
+    revision: str | None
+    hash: str
+    column: str | None = None
+    seed: int | None = None
+    count: int
+    available: int
+    duplicates: int = 0
+
+
+class _Inputs(Frozen):
+    hash: str = Field(description="content hash of all that a value is measured on, known before any model is loaded")
+
+    def comparability(self) -> dict[str, Any]:
+        """Facts that must be the same in two measurements that are compared."""
+        return {}
+
+
+class PromptInputs(_Inputs):
+    """Prompts, as the model was given them."""
+
+    kind: Literal["prompts"] = "prompts"
+    pack: str | None = None
+    controls: str | None = None
+    messages: list[str] = []
+    requests: list[RequestFacts] = []
+    tokens_hash: str | None = None
+    template: str | None = None
+    template_hash: str | None = None
+    system_policy: str | None = None
+    injected_text: str | None = None
+    truncated_prompts: int | None = None
+    bos_doubled_in_published: bool | None = None
+    pooling: str
+    site: str
+    depth: float | None = None
+
+    def comparability(self) -> dict[str, Any]:
+        """Template, policy for system prompts, pooling and site."""
+        return {name: getattr(self, name) for name in ("template_hash", "system_policy", "pooling", "site")}
+
+    def in_common(self) -> PromptInputs:
+        """What several models' prompts have in common: all but what template and tokenizer make of them."""
+        kept = ("hash", "pack", "controls", "messages", "pooling", "site")
+        return PromptInputs(**{name: getattr(self, name) for name in kept})
+
+
+class WeightInputs(_Inputs):
+    """Weights: the grids on which they are compared, and between which members."""
+
+    kind: Literal["weights"] = "weights"
+
+
+class PublicationInputs(_Inputs):
+    """The file of reported values."""
+
+    kind: Literal["publication"] = "publication"
+
+
+Inputs = Annotated[PromptInputs | WeightInputs | PublicationInputs, Field(discriminator="kind")]
+
+
+def panel_facts(members: Mapping[str, ModelFacts]) -> PanelFacts:
+    """Facts of a panel from those of its members."""
+    content = (f"{member} {facts.revision}" for member, facts in sorted(members.items()))
+    return PanelFacts(
+        id="panel",
+        name="panel",
+        revision=f"sha256:{lines_hash(content)}",
+        members={member: MemberFacts.of(facts) for member, facts in members.items()},
+        **shared(members),
+    )

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from geometry_bench.claims.model import Case, Estimates, NotApplicableError
-from geometry_bench.claims.requests import SEED, VARIANTS, WRAPPED, Classes, classes, notes, sets_of
+from geometry_bench.claims.model import Case, Estimates
+from geometry_bench.claims.requests import SEED, WRAPPED, Classes, classes, notes, sets_of
 from geometry_bench.geometry.clusters import permuted_labels
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.separation import (
@@ -27,8 +27,10 @@ from geometry_bench.geometry.separation import (
     outlier_scorer,
     projection_scorer,
 )
+from geometry_bench.labs.memo import remembered
 from geometry_bench.labs.model import Lab
-from geometry_bench.records.schema import Estimate, Null, Variant
+from geometry_bench.records.estimates import VARIANTS, Curve, Estimate, Null, Variant
+from geometry_bench.records.measurement import Absence, NotApplicableError
 
 SPLITS = 4
 DRAWS = 100
@@ -65,10 +67,7 @@ def _early(lab: Lab, variant: Variant, rule: str, test: str) -> Estimate:
         _need_same_requests(both, wrapped)
 
     others = None if wrapped is None else wrapped.states
-
-    def scorer(layer: int) -> Scorer:
-        return _scorer(RULES[rule], both.states[:, layer], both.labels, None if others is None else others[:, layer])
-
+    scorer = _scorers(lab, variant, rule, test)
     details: dict[str, float | None]
     if variant == "published":
         scores = [scorer(layer)(np.ones((1, len(both.labels))))[0] for layer in range(lab.layers)]
@@ -76,7 +75,7 @@ def _early(lab: Lab, variant: Variant, rule: str, test: str) -> Estimate:
         found = auroc_jackknife(scores[block], both.labels, both.topics)
         value, interval, left_out, details = found.auroc, found.interval, found.leave_one_out, {}
     else:
-        curve = _curve(lab, rule, test, scorer, both)
+        curve = _curve(lab, rule, test)
         held = held_out_auroc(scorer(block), both.labels, both.topics, splits=SPLITS, seed=SEED)
         value, interval, left_out = held.auroc, held.interval, held.leave_one_out
         details = {"in_sample": held.in_sample}
@@ -103,26 +102,33 @@ def _early(lab: Lab, variant: Variant, rule: str, test: str) -> Estimate:
     return Estimate.of(
         value,
         interval,
-        left_out,
-        layer=block,
-        profile=[float(x) for x in curve],
+        both.without_each(left_out),
+        block=block,
+        curves={"profile": Curve.over_blocks(curve)},
         null=null,
         details={**details, **(both if wrapped is None else wrapped).facts()},
         notes=notes(lab, (*sets_of(variant), *(WRAPPED if wrapped is not None else ()))),
     )
 
 
-def _curve(lab: Lab, rule: str, test: str, scorer: Callable[[int], Scorer], both: Classes) -> Array:
+def _scorers(lab: Lab, variant: Variant, rule: str, test: str) -> Callable[[int], Scorer]:
+    """Block -> scores of the prompts of a test there."""
+    both = classes(lab, variant)
+    others = classes(lab, variant, sets=WRAPPED).states if test == "jailbreak" else None
+    return lambda block: _scorer(
+        RULES[rule], both.states[:, block], both.labels, None if others is None else others[:, block]
+    )
+
+
+@remembered
+def _curve(lab: Lab, rule: str, test: str) -> Array:
     """Held-out AUROC at every block (layers,)."""
-
-    def compute() -> Array:
-        rows = [
-            held_out_values(scorer(layer), both.labels, both.topics, splits=SPLITS, seed=SEED).mean()
-            for layer in range(lab.layers)
-        ]
-        return np.array(rows)
-
-    return lab.once(("detection", rule, test), compute)
+    both, scorer = classes(lab, "corrected"), _scorers(lab, "corrected", rule, test)
+    rows = [
+        held_out_values(scorer(layer), both.labels, both.topics, splits=SPLITS, seed=SEED).mean()
+        for layer in range(lab.layers)
+    ]
+    return np.array(rows)
 
 
 def _scorer(rule: Rule, plain: Array, labels: Array, wrapped: Array | None = None) -> Scorer:
@@ -142,5 +148,6 @@ def _need_same_requests(plain: Classes, wrapped: Classes) -> None:
     """Row i of the wrapped prompts must be of row i's topic and class, or a held-out topic could be fitted on."""
     if plain.topics != wrapped.topics or not np.array_equal(plain.labels, wrapped.labels):
         raise NotApplicableError(
-            "the jailbreak-wrapped requests are not those of the plain sets; use sets that pair off"
+            Absence.UNPAIRED_SETS,
+            "the jailbreak-wrapped requests are not those of the plain sets; use sets that pair off",
         )

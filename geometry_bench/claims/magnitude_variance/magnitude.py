@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from geometry_bench.claims.model import Case, Estimates, NotApplicableError
-from geometry_bench.claims.requests import SEED, VARIANTS, Classes, classes, notes, sets_of
+from geometry_bench.claims.model import Case, Estimates
+from geometry_bench.claims.requests import SEED, Classes, classes, notes, sets_of
 from geometry_bench.geometry.clusters import permuted_labels
 from geometry_bench.geometry.directions import Array, cosine
 from geometry_bench.geometry.magnitude import (
@@ -27,9 +27,12 @@ from geometry_bench.geometry.magnitude import (
     variance_permutation,
 )
 from geometry_bench.geometry.resampling import Interval, jackknife_interval
-from geometry_bench.labs.model import LAST_KEPT, MEAN_KEPT, Lab
+from geometry_bench.labs.memo import remembered
+from geometry_bench.labs.model import Lab
+from geometry_bench.labs.requirements import LAST_KEPT, MEAN_KEPT
 from geometry_bench.prompts.roles import NEUTRAL
-from geometry_bench.records.schema import Estimate, Null, Variant
+from geometry_bench.records.estimates import VARIANTS, Curve, Estimate, Null, Variant
+from geometry_bench.records.measurement import Absence, NotApplicableError
 
 DRAWS = 400
 """Bootstrap draws, permutations and groups of neutral topics."""
@@ -48,20 +51,17 @@ class Measured:
     permuted: Profiles
 
 
+@remembered
 def measured(lab: Lab, variant: Variant) -> Measured:
     """Profiles of a variant, computed once for all claims of this module."""
-
-    def compute() -> Measured:
-        both = classes(lab, variant)
-        every, neutral = np.ones((1, len(both.labels))), _neutral_mean(lab, variant)
-        drawn = permuted_labels(both.labels, both.exchangeable, draws=DRAWS, seed=SEED).astype(np.float64)
-        return Measured(
-            _first(resampled_profiles(both.states, every * ~both.labels, every * both.labels, neutral)),
-            jackknife_profiles(both.states, both.labels, both.topics, neutral=neutral),
-            resampled_profiles(both.states, 1 - drawn, drawn, neutral),
-        )
-
-    return lab.once(("magnitude", variant), compute)
+    both = classes(lab, variant)
+    every, neutral = np.ones((1, len(both.labels))), _neutral_mean(lab, variant)
+    drawn = permuted_labels(both.labels, both.exchangeable, draws=DRAWS, seed=SEED).astype(np.float64)
+    return Measured(
+        _first(resampled_profiles(both.states, every * ~both.labels, every * both.labels, neutral)),
+        jackknife_profiles(both.states, both.labels, both.topics, neutral=neutral),
+        resampled_profiles(both.states, 1 - drawn, drawn, neutral),
+    )
 
 
 def _first(profiles: Profiles) -> Profiles:
@@ -82,10 +82,6 @@ def before_last(layers: int) -> slice:
     return slice(0, max(1, layers - max(1, round(layers / 24))))
 
 
-def _floats(values: Array) -> list[float | None]:
-    return [float(x) for x in values]
-
-
 def _estimate(
     lab: Lab,
     variant: Variant,
@@ -94,7 +90,7 @@ def _estimate(
     left_out: Array,
     profile: Array,
     *,
-    layer: int | None,
+    block: int | None,
     null: Null | None,
     details: Mapping[str, float | None],
 ) -> Estimate:
@@ -102,9 +98,9 @@ def _estimate(
     return Estimate.of(
         value,
         interval,
-        left_out,
-        layer=layer,
-        profile=_floats(profile),
+        both.without_each(left_out),
+        block=block,
+        curves={"profile": Curve.over_blocks(profile)},
         null=null,
         details={**details, **both.facts()},
         notes=notes(lab, sets_of(variant)),
@@ -125,7 +121,9 @@ def peak_depth(lab: Lab, case: Case) -> Estimates:
     if not ((depths >= PEAK_FROM - 1e-9) & (depths <= PEAK_TO + 1e-9)).any():
         blocks = "block" if lab.layers == 1 else "blocks"
         raise NotApplicableError(
-            f"of {lab.layers} {blocks} none lies between {PEAK_FROM:.0%} and {PEAK_TO:.0%} of the depth; take a deeper model"
+            Absence.TOO_FEW_BLOCKS,
+            f"of {lab.layers} {blocks} none lies between {PEAK_FROM:.0%} and {PEAK_TO:.0%} of the depth; take a deeper model",
+            blocks=lab.layers,
         )
     return {variant: _peak_depth(lab, variant) for variant in VARIANTS}
 
@@ -144,7 +142,7 @@ def _peak_depth(lab: Lab, variant: Variant) -> Estimate:
         top.interval,
         distance_profile(found.left_out, variant).argmax(axis=1) / lab.layers,
         profile,
-        layer=top.layer,
+        block=top.layer,
         null=Null.of(PERMUTED, permuted.argmax(axis=1) / lab.layers, top.depth),
         details={
             "distance": float(found.value.distance[top.layer]),
@@ -195,7 +193,7 @@ def _parallel(lab: Lab, variant: Variant, *, centred: bool) -> Estimate:
         jackknife_interval(value, left_out, correlation=True),
         left_out,
         profile,
-        layer=None,
+        block=None,
         null=null,
         details=details,
     )
@@ -209,7 +207,9 @@ def _neutral_null(lab: Lab, value: float, *, centred: bool) -> Null:
     size = len(names) // 4 if centred else len(names) // 2
     if size < 1:
         raise NotApplicableError(
-            f"the neutral instructions have {len(names)} topics, too few to group; draw more of them"
+            Absence.TOO_FEW_TOPICS,
+            f"the neutral instructions have {len(names)} topics, too few to group; draw more of them",
+            topics=len(names),
         )
     generator = np.random.default_rng(SEED)
     groups: list[list[NDArray[np.bool_]]] = []
@@ -260,7 +260,7 @@ def _variance_inversion(lab: Lab, variant: Variant) -> Estimate:
         ratio_interval(value, left_out),
         left_out,
         profile,
-        layer=block,
+        block=block,
         null=Null.of("labels of centred classes swapped between partners", test.null, value),
         details=details,
     )
@@ -307,7 +307,7 @@ def _norm_gap(lab: Lab, variant: Variant) -> Estimate:
         jackknife_interval(value, left_out),
         left_out,
         profile,
-        layer=None,
+        block=None,
         null=Null.of(PERMUTED, _relative_gap(found.permuted)[:, blocks].min(axis=1), value),
         details={
             "mean_gap": float(profile[blocks].mean()),

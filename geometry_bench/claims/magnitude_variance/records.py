@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from geometry_bench.claims.criteria import Above, Within
 from geometry_bench.claims.magnitude_variance import detection, magnitude
 from geometry_bench.claims.model import Case, Claim
 from geometry_bench.claims.requests import sets_of
 from geometry_bench.claims.sources import MAGNITUDE_VARIANCE
-from geometry_bench.labs.model import LAST_KEPT, MEAN, MEAN_KEPT
+from geometry_bench.labs.requirements import LAST_KEPT, MEAN, MEAN_KEPT, Requirements
 from geometry_bench.prompts.roles import NEUTRAL
 from geometry_bench.published.schema import FigureSubject
-from geometry_bench.records.verdicts import Criterion
 
 
-def _figure(name: str) -> Callable[[FigureSubject, Case], float | None]:
+def _reported(name: str) -> Callable[[FigureSubject, Case], float | None]:
     return lambda subject, case: subject.figure(name)
 
 
-def _parallel_figure(subject: FigureSubject, case: Case) -> float | None:
+def _parallel_reported(subject: FigureSubject, case: Case) -> float | None:
     return subject.figure("class_mean_cosine_at_least") if case.key == "raw" else None
 
 
 _KINDS = ("raw", "centred")
 _SETS = tuple(dict.fromkeys([*sets_of("published"), *sets_of("corrected")]))
-_ABOVE_ONE = Criterion(threshold=1.0)
 
 CLAIMS: tuple[Claim, ...] = (
     Claim(
@@ -35,13 +34,12 @@ CLAIMS: tuple[Claim, ...] = (
         statement="Safe and harmful requests lie farthest apart at 60 to 70 % of the depth.",
         measure=magnitude.peak_depth,
         null="the same with labels swapped between partners",
-        criterion=Criterion(threshold=magnitude.PEAK_FROM, at_most=magnitude.PEAK_TO),
-        published_criterion=Criterion(threshold=magnitude.PEAK_FROM, at_most=magnitude.PEAK_TO, beyond_null=False),
-        figure=_figure("peak_depth"),
+        criterion=Within(magnitude.PEAK_FROM, magnitude.PEAK_TO),
+        published_criterion=Within(magnitude.PEAK_FROM, magnitude.PEAK_TO, beyond_null=False),
+        reported=_reported("peak_depth"),
         metric="depth",
         smallest_change=0.1,
-        sets=_SETS,
-        poolings=(MEAN, MEAN_KEPT),
+        requires=Requirements(sets=_SETS, poolings=(MEAN, MEAN_KEPT)),
     ),
     Claim(
         id="magnitude.parallel_means",
@@ -54,13 +52,12 @@ CLAIMS: tuple[Claim, ...] = (
         null="raw: labels swapped between partners, since any groups are parallel where all prompts share one large mean; "
         "centred: unrelated groups of neutral instructions about the mean of others",
         cases=tuple(Case(kind, (kind,)) for kind in _KINDS),
-        criterion=Criterion(threshold=magnitude.BOUND),
-        published_criterion=Criterion(threshold=magnitude.BOUND, beyond_null=False),
-        figure=_parallel_figure,
+        criterion=Above(magnitude.BOUND),
+        published_criterion=Above(magnitude.BOUND, beyond_null=False),
+        reported=_parallel_reported,
         metric="cosine",
         smallest_change=0.01,
-        sets=(*_SETS, NEUTRAL),
-        poolings=(MEAN, MEAN_KEPT),
+        requires=Requirements(sets=(*_SETS, NEUTRAL), poolings=(MEAN, MEAN_KEPT)),
     ),
     Claim(
         id="magnitude.variance_inversion",
@@ -71,13 +68,12 @@ CLAIMS: tuple[Claim, ...] = (
         "above 1.",
         measure=magnitude.variance_inversion,
         null="labels swapped between partners, each class centred on its own mean",
-        criterion=_ABOVE_ONE,
-        published_criterion=Criterion(threshold=1.0, beyond_null=False),
-        figure=_figure("variance_ratio"),
+        criterion=Above(1.0),
+        published_criterion=Above(1.0, beyond_null=False),
+        reported=_reported("variance_ratio"),
         metric="ratio",
         smallest_change=0.2,
-        sets=_SETS,
-        poolings=(MEAN, MEAN_KEPT, LAST_KEPT),
+        requires=Requirements(sets=_SETS, poolings=(MEAN, MEAN_KEPT, LAST_KEPT)),
     ),
     Claim(
         id="magnitude.norm_gap",
@@ -89,8 +85,7 @@ CLAIMS: tuple[Claim, ...] = (
         null="the same with labels swapped between partners",
         metric="share",
         smallest_change=0.02,
-        sets=_SETS,
-        poolings=(MEAN, MEAN_KEPT),
+        requires=Requirements(sets=_SETS, poolings=(MEAN, MEAN_KEPT)),
     ),
     Claim(
         id="detection.early",
@@ -102,11 +97,10 @@ CLAIMS: tuple[Claim, ...] = (
         measure=detection.early,
         null="labels swapped between partners, fitted and scored anew",
         cases=detection.CASES,
-        criterion=Criterion(threshold=0.5),
+        criterion=Above(0.5),
         published_criterion=None,
         metric="auroc",
         smallest_change=0.05,
-        sets=detection.SETS,
-        poolings=(MEAN, MEAN_KEPT),
+        requires=Requirements(sets=detection.SETS, poolings=(MEAN, MEAN_KEPT)),
     ),
 )

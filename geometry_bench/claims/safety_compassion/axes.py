@@ -19,7 +19,7 @@ from geometry_bench.geometry.directions import (
 from geometry_bench.geometry.resampling import jackknife_interval, random_subsets
 from geometry_bench.labs.model import Lab, Rendering, States
 from geometry_bench.published.schema import PublishedSubject
-from geometry_bench.records.schema import Estimate, Null
+from geometry_bench.records.estimates import VARIANTS, Curve, Estimate, Null, Units
 
 REFERENCE = "generic"
 MessageSet = Literal["suffering", "benign"]
@@ -108,21 +108,14 @@ def axis_estimate(
     left_out: list[float | None] = [
         value_of(np.asarray(statistic(Axes(states, arithmetic, i)))) for i in range(prompts)
     ]
-    interval = (
-        jackknife_interval(value, np.array(left_out, dtype=np.float64), correlation=correlation)
-        if np.isfinite(np.array([value, *left_out], dtype=np.float64)).all()
-        else None
-    )
+    defined = np.isfinite(np.array([value, *left_out], dtype=np.float64)).all()
     shown = lab.layers - 1 if block is None else block
-    return Estimate(
-        value=value,
-        error=interval.error if interval else None,
-        low=interval.low if interval else None,
-        high=interval.high if interval else None,
-        n=prompts,
-        leave_one_out=left_out,
-        layer=block,
-        profile=[float(x) for x in profile],
+    return Estimate.of(
+        value,
+        jackknife_interval(value, np.array(left_out, dtype=np.float64), correlation=correlation) if defined else None,
+        Units.of("message", [message.id for message in lab.pack.messages[messages]], left_out),
+        block=block,
+        curves={"profile": Curve.over_blocks(profile)},
         null=Null.of(null[0], null[1](axes, shown), value) if null and rendering == "corrected" else None,
         label=label,
         details=details(axes, shown) if details and rendering == "corrected" else {},
@@ -133,8 +126,7 @@ def axis_estimate(
 
 def both(lab: Lab, messages: str, statistic: Statistic, **options: Any) -> dict[Rendering, Estimate]:
     """The estimate in both variants."""
-    variants: tuple[Rendering, ...] = ("published", "corrected")
-    return {rendering: axis_estimate(lab, rendering, messages, statistic, **options) for rendering in variants}
+    return {variant: axis_estimate(lab, variant, messages, statistic, **options) for variant in VARIANTS}
 
 
 def notes(lab: Lab, messages: str) -> list[str]:

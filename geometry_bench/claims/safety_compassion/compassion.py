@@ -23,7 +23,7 @@ from geometry_bench.claims.safety_compassion.axes import (
 from geometry_bench.geometry.directions import Array, cosine, pair_cosines
 from geometry_bench.labs.model import Lab, Rendering
 from geometry_bench.published.schema import PublishedSubject
-from geometry_bench.records.schema import Estimate
+from geometry_bench.records.estimates import VARIANTS, Estimate
 
 
 def cross_tradition(lab: Lab, case: Case) -> Estimates:
@@ -84,7 +84,7 @@ def tightest_pair(lab: Lab, case: Case) -> Estimates:
     The pair is the one that is closest on all messages; without a message its margin can turn negative, which is what makes
     the interval honest.
     """
-    return {"published": _tightest(lab, "published"), "corrected": _tightest(lab, "corrected")}
+    return {variant: _tightest(lab, variant) for variant in VARIANTS}
 
 
 def _tightest(lab: Lab, rendering: Rendering) -> Estimate:

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from geometry_bench.claims.model import Case, Claim, Estimates, NotApplicableError, Panel
-from geometry_bench.claims.requests import VARIANTS
+from geometry_bench.claims.model import Case, Claim, Estimates
 from geometry_bench.claims.sources import SAFETY_COMPASSION
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.resampling import jackknife_interval, permutation_p
+from geometry_bench.labs.panel import Panel
+from geometry_bench.labs.requirements import Requirements
 from geometry_bench.published.schema import alignment_group_of
-from geometry_bench.records.schema import Estimate, Null, Record, Variant
+from geometry_bench.records.estimates import VARIANTS, Estimate, Null, Units, Variant
+from geometry_bench.records.facts import ModelFacts
+from geometry_bench.records.measurement import Absence, Measurement, NotApplicableError
 
 BASELINE, COMPASSION = "safety.baseline_sign", "safety.compassion_alignment"
 MIN_MEMBERS = 4
@@ -28,13 +31,17 @@ def pearson(x: Array, y: Array) -> float:
 
 
 def _values(panel: Panel, claim: str, variant: Variant, block: int) -> Array:
-    return np.array([_profile(member[claim], variant)[block] for member in panel.members], dtype=np.float64)
+    profiles = [_profile(member[claim], variant) for member in panel.members.values()]
+    return np.array([profile[block] for profile in profiles], dtype=np.float64)
 
 
-def _profile(record: Record, variant: Variant) -> Sequence[float | None]:
-    estimate = record.estimates.get(variant)
+def _profile(measured: Measurement, variant: Variant) -> Sequence[float | None]:
+    estimate = measured.estimates.get(variant)
     if estimate is None or not estimate.profile:
-        raise NotApplicableError(f"{record.subject_name} has no value for {record.key}: {record.verdicts.claim_reason}")
+        why = measured.missing.sentence if measured.missing is not None else "it has no profile"
+        raise NotApplicableError(
+            Absence.NO_MEMBER, f"{measured.subject.id} has no value for {measured.key}: {why}"
+        )
     return estimate.profile
 
 
@@ -43,7 +50,9 @@ def correlation(panel: Panel, case: Case) -> Estimates:
     members = len(panel.members)
     if members < MIN_MEMBERS:
         raise NotApplicableError(
-            f"a correlation over {members} subjects says nothing: give at least {MIN_MEMBERS} --model"
+            Absence.TOO_FEW_SUBJECTS,
+            f"a correlation over {members} subjects says nothing: give at least {MIN_MEMBERS} --model",
+            subjects=members,
         )
     return {variant: _correlation(panel, variant, BLOCKS[case.parameters[0]]) for variant in VARIANTS}
 
@@ -52,28 +61,37 @@ def _correlation(panel: Panel, variant: Variant, block: int) -> Estimate:
     x, y = _values(panel, COMPASSION, variant, block), _values(panel, BASELINE, variant, block)
     value = pearson(x, y)
     if not np.isfinite(value):
-        raise NotApplicableError("a figure is undefined or the same on all subjects")
+        raise NotApplicableError(Absence.UNDEFINED, "a value is undefined or the same on all subjects")
     p, draws = permutation_p(lambda order: pearson(x, y[order]), np.arange(len(y)))
     left_out = [pearson(np.delete(x, i), np.delete(y, i)) for i in range(len(x))]
-    return _estimate(
+    defined = np.isfinite(left_out).all()
+    return Estimate.of(
         value,
-        left_out,
-        Null.of("subjects permuted", draws, value),
-        {"spearman": float(stats.spearmanr(x, y).statistic), "permutation_p": p, "leave_one_out_min": min(left_out)},
-        correlation=True,
+        jackknife_interval(value, np.array(left_out), correlation=True) if defined else None,
+        Units.of("subject", list(panel.members), left_out),
+        null=Null.of("subjects permuted", draws, value),
+        details={
+            "spearman": float(stats.spearmanr(x, y).statistic),
+            "permutation_p": p,
+            "leave_one_out_min": min(left_out),
+        },
     )
 
 
 def group_gap(panel: Panel, case: Case) -> Estimates:
     """Mean safety-baseline of subjects aligned by supervision alone minus that of subjects trained on preferences."""
-    methods = [member[BASELINE].subject.get("alignment") for member in panel.members]
+    subjects = [member[BASELINE].subject for member in panel.members.values()]
+    methods = [subject.alignment if isinstance(subject, ModelFacts) else None for subject in subjects]
     groups = [alignment_group_of(method) if method else "undisclosed" for method in methods]
     supervised = np.array([group in ("sft", "distilled") for group in groups])
     preference = np.array([group == "preference" for group in groups])
     if supervised.sum() < 2 or preference.sum() < 2:
         raise NotApplicableError(
+            Absence.TOO_FEW_SUBJECTS,
             f"the panel has {supervised.sum()} subjects aligned by supervision alone and {preference.sum()} trained on "
-            "preferences: at least two of each are needed, declared with --alignment MODEL=METHOD"
+            "preferences: at least two of each are needed, declared with --alignment MODEL=METHOD",
+            supervised=int(supervised.sum()),
+            preference=int(preference.sum()),
         )
     known = supervised | preference
     return {variant: _gap(_values(panel, BASELINE, variant, -1)[known], supervised[known]) for variant in VARIANTS}
@@ -97,21 +115,6 @@ def _gap(values: Array, supervised: Array) -> Estimate:
     )
 
 
-def _estimate(
-    value: float, left_out: list[float], null: Null, details: dict[str, float | None], *, correlation: bool
-) -> Estimate:
-    interval = (
-        jackknife_interval(value, np.array(left_out), correlation=correlation) if np.isfinite(left_out).all() else None
-    )
-    return Estimate.of(
-        value,
-        interval,
-        left_out,
-        null=null,
-        details=details,
-    )
-
-
 def alignment_method(panel: Panel, case: Case) -> Estimates:
     """Dispatch on the case: the gap between groups, or a correlation at a block."""
     return group_gap(panel, case) if case.key == "group_gap" else correlation(panel, case)
@@ -127,7 +130,8 @@ CLAIMS: tuple[Claim, ...] = (
         "goes with non-negative safety-baseline.",
         measure=alignment_method,
         null="subjects or their alignment methods permuted",
-        needs=("model", "system role", "panel"),
+        scope="panel",
+        requires=Requirements(system_role=True, messages=("benign",), conditions=("systems", "controls")),
         cases=(
             Case("group_gap"),
             Case("correlation_final", ("final",)),
@@ -135,8 +139,6 @@ CLAIMS: tuple[Claim, ...] = (
         ),
         metric="correlation",
         smallest_change=0.2,
-        messages=("benign",),
-        conditions=("systems", "controls"),
         reads=(BASELINE, COMPASSION),
     ),
 )

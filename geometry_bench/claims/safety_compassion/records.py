@@ -7,13 +7,15 @@ outputs. Compassion axes are taken on the suffering messages, safety axes on the
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from geometry_bench.claims.model import Case, Claim, Condition, Need
+from geometry_bench.claims.criteria import Above, SignByAlignment
+from geometry_bench.claims.model import Case, Claim
 from geometry_bench.claims.safety_compassion import compassion, panel, safety
 from geometry_bench.claims.safety_compassion.axes import BENIGN, PAIRS, SUFFERING, TRADITIONS, MessageSet, final_figure
 from geometry_bench.claims.sources import SAFETY_COMPASSION
+from geometry_bench.labs.requirements import Requirements
 from geometry_bench.published.schema import PublishedSubject
-from geometry_bench.records.verdicts import Criterion
 
 
 def pair_figure(messages: MessageSet, *names: str) -> Callable[[PublishedSubject, Case], float | None]:
@@ -26,8 +28,8 @@ def pair_figure(messages: MessageSet, *names: str) -> Callable[[PublishedSubject
     return figure
 
 
-SYSTEM_ROLE: tuple[Need, ...] = ("model", "system role")
-WITH_CONTROLS: tuple[Condition, ...] = ("systems", "controls")
+ON_SUFFERING = Requirements(system_role=True, messages=(SUFFERING,), conditions=("systems", "controls"))
+ON_BENIGN = replace(ON_SUFFERING, messages=(BENIGN,))
 CONTROLS_NULL = "axes of unrelated system prompts of matched length against the same reference"
 
 CLAIMS: tuple[Claim, ...] = (
@@ -40,10 +42,8 @@ CLAIMS: tuple[Claim, ...] = (
         measure=compassion.cross_tradition,
         null=CONTROLS_NULL,
         cases=tuple(Case(f"{a}-{b}", (a, b)) for a, b in PAIRS),
-        figure=pair_figure(SUFFERING),
-        needs=SYSTEM_ROLE,
-        messages=(SUFFERING,),
-        conditions=WITH_CONTROLS,
+        reported=pair_figure(SUFFERING),
+        requires=ON_SUFFERING,
     ),
     Claim(
         id="compassion.secular_divergence",
@@ -54,10 +54,8 @@ CLAIMS: tuple[Claim, ...] = (
         "than they are from each other.",
         measure=compassion.secular_divergence,
         null="one of five unrelated system prompts set apart from the other four",
-        figure=compassion.figure_secular_divergence,
-        needs=SYSTEM_ROLE,
-        messages=(SUFFERING,),
-        conditions=WITH_CONTROLS,
+        reported=compassion.figure_secular_divergence,
+        requires=ON_SUFFERING,
     ),
     Claim(
         id="compassion.tightest_pair",
@@ -67,12 +65,10 @@ CLAIMS: tuple[Claim, ...] = (
         statement="One pair of traditions is closest, and which one depends on the model.",
         measure=compassion.tightest_pair,
         null="margin of the closest of six pairs of four unrelated system prompts",
-        criterion=Criterion(beyond_null=False),
-        figure=compassion.figure_tightest_pair,
+        criterion=Above(beyond_null=False),
+        reported=compassion.figure_tightest_pair,
         smallest_change=0.03,
-        needs=SYSTEM_ROLE,
-        messages=(SUFFERING,),
-        conditions=WITH_CONTROLS,
+        requires=ON_SUFFERING,
     ),
     Claim(
         id="compassion.unified_axis",
@@ -84,9 +80,7 @@ CLAIMS: tuple[Claim, ...] = (
         null="an unrelated system prompt with the mean of three others; for orthonormal axes 0 against the other three and "
         "0.5 against a mean that holds the axis itself",
         cases=tuple(Case(t, (t,)) for t in TRADITIONS),
-        needs=SYSTEM_ROLE,
-        messages=(SUFFERING,),
-        conditions=WITH_CONTROLS,
+        requires=ON_SUFFERING,
     ),
     Claim(
         id="safety.compassion_alignment",
@@ -96,10 +90,8 @@ CLAIMS: tuple[Claim, ...] = (
         statement="The safety axis is partly aligned with the compassion axis.",
         measure=safety.compassion_alignment,
         null="the compassion axis with axes of unrelated system prompts",
-        needs=SYSTEM_ROLE,
-        messages=(BENIGN,),
-        figure=pair_figure(BENIGN, "safety", "chenrezig"),
-        conditions=WITH_CONTROLS,
+        requires=ON_BENIGN,
+        reported=pair_figure(BENIGN, "safety", "chenrezig"),
     ),
     Claim(
         id="safety.tradition_alignment",
@@ -110,9 +102,7 @@ CLAIMS: tuple[Claim, ...] = (
         measure=safety.tradition_alignment,
         null="that tradition's axis with axes of unrelated system prompts",
         cases=tuple(Case(t, (t,)) for t in (*TRADITIONS[1:], "unified")),
-        needs=SYSTEM_ROLE,
-        messages=(BENIGN,),
-        conditions=WITH_CONTROLS,
+        requires=ON_BENIGN,
     ),
     Claim(
         id="safety.baseline_sign",
@@ -122,12 +112,10 @@ CLAIMS: tuple[Claim, ...] = (
         statement="Safety opposes the model's default after DPO or RLHF, and does not after supervised fine-tuning alone.",
         measure=safety.baseline_sign,
         null="the default (no system message) with axes of unrelated system prompts",
-        criterion=Criterion(sign="by_alignment"),
-        published_criterion=Criterion(sign="by_alignment", beyond_null=False),
-        needs=SYSTEM_ROLE,
-        messages=(BENIGN,),
-        figure=pair_figure(BENIGN, "safety", "empty"),
-        conditions=WITH_CONTROLS,
+        criterion=SignByAlignment(),
+        published_criterion=SignByAlignment(beyond_null=False),
+        requires=ON_BENIGN,
+        reported=pair_figure(BENIGN, "safety", "empty"),
     ),
     Claim(
         id="safety.strict_agreement",
@@ -137,10 +125,8 @@ CLAIMS: tuple[Claim, ...] = (
         statement="A moderate and a strict safety prompt give one direction.",
         measure=safety.strict_agreement,
         null="either safety axis with axes of unrelated system prompts",
-        needs=SYSTEM_ROLE,
-        messages=(BENIGN,),
-        figure=pair_figure(BENIGN, "safety", "safety_strict"),
-        conditions=WITH_CONTROLS,
+        requires=ON_BENIGN,
+        reported=pair_figure(BENIGN, "safety", "safety_strict"),
     ),
     Claim(
         id="safety.layer_profile",
@@ -151,11 +137,9 @@ CLAIMS: tuple[Claim, ...] = (
         measure=safety.layer_profile,
         null="the same of unrelated system prompts",
         cases=tuple(Case(kind, (kind,)) for kind in safety.REDUCTIONS),
-        criterion=Criterion(beyond_null=False),
-        needs=SYSTEM_ROLE,
-        messages=(BENIGN,),
-        figure=safety.figure_layer_profile,
-        conditions=WITH_CONTROLS,
+        criterion=Above(beyond_null=False),
+        requires=ON_BENIGN,
+        reported=safety.figure_layer_profile,
     ),
     Claim(
         id="safety.dimensionality",
@@ -168,9 +152,7 @@ CLAIMS: tuple[Claim, ...] = (
         null="labels permuted between safety prompts and unrelated ones",
         published_criterion=None,
         metric="share",
-        needs=SYSTEM_ROLE,
-        messages=(BENIGN,),
-        conditions=("systems", "controls", "topics"),
+        requires=replace(ON_BENIGN, conditions=("systems", "controls", "topics")),
         open_question=True,
     ),
     Claim(
@@ -182,11 +164,9 @@ CLAIMS: tuple[Claim, ...] = (
         measure=safety.prompt_sensitivity,
         null="none: the spread over recomputations is itself the answer",
         cases=tuple(Case(figure, (figure,)) for figure in safety.SENSITIVE),
-        criterion=Criterion(beyond_null=False),
+        criterion=Above(beyond_null=False),
         published_criterion=None,
-        needs=SYSTEM_ROLE,
-        messages=(SUFFERING, BENIGN),
-        conditions=("systems", "bare"),
+        requires=replace(ON_BENIGN, messages=(SUFFERING, BENIGN), conditions=("systems", "bare")),
     ),
     *panel.CLAIMS,
 )

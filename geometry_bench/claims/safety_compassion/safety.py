@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from geometry_bench.claims.model import Case, Estimates, NotApplicableError
+from geometry_bench.claims.model import Case, Estimates
 from geometry_bench.claims.safety_compassion.axes import (
     BENIGN,
     PAIRS,
@@ -26,7 +26,8 @@ from geometry_bench.geometry.directions import FLOAT64, Array, cosine
 from geometry_bench.geometry.dispersion import participation_ratio, spectrum
 from geometry_bench.labs.model import Lab
 from geometry_bench.published.schema import PublishedSubject
-from geometry_bench.records.schema import Estimate
+from geometry_bench.records.estimates import Estimate
+from geometry_bench.records.measurement import Absence, NotApplicableError
 
 
 def compassion_alignment(lab: Lab, case: Case) -> Estimates:
@@ -61,8 +62,9 @@ def tradition_alignment(lab: Lab, case: Case) -> Estimates:
 def _require_distinct_empty(lab: Lab) -> None:
     if lab.same_prompt("empty", "generic", BENIGN):
         raise NotApplicableError(
+            Absence.SAME_PROMPT,
             "without a system message the template renders the generic prompt itself, so the safety-baseline axis is zero; "
-            "supply another generic prompt with --prompts"
+            "supply another generic prompt with --prompts",
         )
 
 
@@ -111,10 +113,13 @@ def layer_profile(lab: Lab, case: Case) -> Estimates:
     """A reduction of the safety-baseline profile over the analysis layers."""
     _require_distinct_empty(lab)
     (kind,) = case.parameters
-    if len(analysis_layers(lab.layers)) < 3 and kind == "last_block_jump":
+    analysed = len(analysis_layers(lab.layers))
+    if analysed < 3 and kind == "last_block_jump":
         raise NotApplicableError(
-            f"{lab.layers} blocks leave {len(analysis_layers(lab.layers))} analysis layers from block "
-            f"{first_analysis_layer(lab.layers)} on, too few to compare the last step with earlier ones"
+            Absence.TOO_FEW_BLOCKS,
+            f"{lab.layers} blocks leave {analysed} analysis layers from block {first_analysis_layer(lab.layers)} on, too few "
+            "to compare the last step with earlier ones",
+            blocks=lab.layers,
         )
     reduction = REDUCTIONS[kind]
 
@@ -211,17 +216,19 @@ def prompt_sensitivity(lab: Lab, case: Case) -> Estimates:
     bare_states = dict(lab.states(messages, "corrected"))
     bare_states |= {k: bare_states[f"bare:{k}"] for k in lab.pack.openings}
     bare = float(statistic(Axes(bare_states, FLOAT64))[-1]) if lab.pack.openings else None
-    assert base.leave_one_out is not None
-    recomputed = [*base.leave_one_out, swapped.value, *([bare] if bare is not None else [])]
+    assert base.units is not None
+    recomputed = [*base.units.values, swapped.value, *([bare] if bare is not None else [])]
     if base.value is None or any(x is None for x in recomputed):
-        raise NotApplicableError("an axis is zero, so the figure is undefined on some of the recomputations")
+        raise NotApplicableError(
+            Absence.UNDEFINED, "an axis is zero, so the value is undefined on some of the recomputations"
+        )
     values = [x for x in recomputed if x is not None]
     sign = float(np.sign(base.value))
     return {
         "corrected": Estimate(
             value=min(sign * x for x in values),
             n=len(values),
-            layer=lab.layers - 1,
+            block=lab.layers - 1,
             details={
                 "figure": base.value,
                 "leave_one_out_min": min(values[: base.n]),

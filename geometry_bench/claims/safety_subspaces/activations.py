@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geometry_bench.activations.pooling import Pooling
-from geometry_bench.claims.model import Case, Estimates, NotApplicableError
-from geometry_bench.claims.requests import SEED, VARIANTS
+from geometry_bench.claims.model import Case, Estimates
+from geometry_bench.claims.requests import SEED
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.groups import (
     GroupSums,
@@ -33,8 +33,11 @@ from geometry_bench.geometry.groups import (
 )
 from geometry_bench.geometry.resampling import jackknife_interval
 from geometry_bench.geometry.subspaces import matched_covariance_null
-from geometry_bench.labs.model import FEWEST_GROUPS, GROUPS, MEAN, MEAN_KEPT, Grouped, Lab
-from geometry_bench.records.schema import Estimate, Null, Variant
+from geometry_bench.labs.memo import remembered
+from geometry_bench.labs.model import FEWEST_GROUPS, GROUPS, Grouped, Lab
+from geometry_bench.labs.requirements import MEAN, MEAN_KEPT
+from geometry_bench.records.estimates import VARIANTS, Curve, Estimate, Null, Units, Variant
+from geometry_bench.records.measurement import Absence, NotApplicableError
 
 SHARES = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 """η: shares of the energy that subspaces hold."""
@@ -68,7 +71,7 @@ def early(lab: Lab, variant: Variant) -> Pooling:
 
     A chat template begins all prompts alike, and a BOS stands before it: neither says anything of a request.
     """
-    start = lab.common_beginning(SETS, rendering="chat")
+    start = lab.common_beginning(SETS, "chat")
     return Pooling("mean_first", EARLY, skip_sinks=variant == "corrected", start=start)
 
 
@@ -82,10 +85,8 @@ Choose = Callable[[Lab, Variant], Pooling]
 def grouped(lab: Lab, name: str) -> Grouped:
     """A set's second moments by groups of topics, in all poolings that the claims of this module read of it."""
     _need_groups(lab, name)
-    poolings = [MEAN, MEAN_KEPT]
-    if name in SETS:
-        poolings += [early(lab, variant) for variant in VARIANTS]
-    return lab.grouped(name, rendering="chat", poolings=poolings, needed=window(lab.layers), groups=GROUPS)
+    windows = [early(lab, variant) for variant in VARIANTS] if name in SETS else []
+    return lab.grouped(name, "chat", (MEAN, MEAN_KEPT, *windows), window(lab.layers), GROUPS)
 
 
 def _need_groups(lab: Lab, name: str) -> None:
@@ -93,8 +94,11 @@ def _need_groups(lab: Lab, name: str) -> None:
     topics = len(set(drawn.topics))
     if len(drawn) < FEWEST_PROMPTS or topics < FEWEST_GROUPS:
         raise NotApplicableError(
+            Absence.TOO_FEW_TOPICS,
             f"subspaces of {name} need at least {FEWEST_PROMPTS} requests of {FEWEST_GROUPS} topics, but there are "
-            f"{len(drawn)} of {topics}; draw more requests, or take a set of more topics"
+            f"{len(drawn)} of {topics}; draw more requests, or take a set of more topics",
+            requests=len(drawn),
+            topics=topics,
         )
 
 
@@ -124,10 +128,17 @@ class Overlaps:
         mean: Array = profiles[:, inside].mean(axis=(1, 2))
         return mean
 
-    def curve(self, profiles: Array, pair: int) -> dict[float, float]:
-        """Mean over the window at each share."""
+    def curve(self, profiles: Array, pair: int) -> Array:
+        """Mean over the window at each share, (shares,)."""
         inside = [self.blocks.index(block) for block in self.window]
-        return dict(zip(SHARES, profiles[pair, inside].mean(axis=0).tolist(), strict=True))
+        mean: Array = profiles[pair, inside].mean(axis=0)
+        return mean
+
+    def without_each(self, values: Array, among: Array) -> Units:
+        """The values (units,) without each group of topics, of those ``among`` all of them (groups,) that count."""
+        numbers = [int((self.sets[:place] == of).sum()) for place, of in enumerate(self.sets)]
+        ids = [f"{self.names[of]}/{number}" for of, number in zip(self.sets, numbers, strict=True)]
+        return Units.of("group of topics", [id for id, kept in zip(ids, among, strict=True) if kept], values)
 
 
 _PAIRS = ((0, 1), (0, 2), (1, 2))
@@ -255,22 +266,25 @@ def _difference(values: Array) -> Array:
     return difference
 
 
+@remembered
 def _trio(lab: Lab, names: tuple[str, ...], choose: Choose, variant: Variant) -> tuple[Trio, Overlaps]:
-    def compute() -> tuple[Trio, Overlaps]:
-        trio = Trio(lab, names, choose(lab, variant), centred=variant == "corrected")
-        return trio, trio.overlaps()
-
-    return lab.once(("overlaps", names, choose, variant), compute)
+    trio = Trio(lab, names, choose(lab, variant), centred=variant == "corrected")
+    return trio, trio.overlaps()
 
 
-def _profile(lab: Lab, found: Overlaps, at: Array) -> list[float | None]:
+@remembered
+def _halves(lab: Lab, variant: Variant) -> tuple[Array, Array]:
+    return _trio(lab, SETS, _mean, variant)[0].halves()
+
+
+def _profile(lab: Lab, found: Overlaps, at: Array) -> Curve:
     """A value (blocks,) at every block of the model; none where no second moments were kept."""
     known = dict(zip(found.blocks, at.tolist(), strict=True))
-    return [known.get(block) for block in range(lab.layers)]
+    return Curve.over_blocks([known.get(block) for block in range(lab.layers)])
 
 
-def _curve(name: str, curve: Mapping[float, float]) -> dict[str, float | None]:
-    return {f"{name}_at_{share:g}": value for share, value in curve.items()}
+def _over_shares(values: Array) -> Curve:
+    return Curve.along("share of energy", dict(zip(SHARES, values.tolist(), strict=True)))
 
 
 def _notes(lab: Lab, names: Sequence[str]) -> list[str]:
@@ -296,22 +310,24 @@ def _above_random(lab: Lab, pair: int, variant: Variant) -> Estimate:
     interval = jackknife_interval(value, left)
     haar = float(found.mean(found.haar)[pair])
     drawn = trio.surrogates(pair, found.ranks)
-    one, two = lab.once(("halves", SETS, variant), trio.halves)
+    one, two = _halves(lab, variant)
     details: dict[str, float | None] = {
         "overlap": float(found.mean(found.overlap)[pair]),
         "haar": haar,
         "floor": float(drawn.mean()),
         "ceiling": float(np.mean([one[number] for number in _PAIRS[pair]])),
         "halves_of_the_pair": float(two[pair]),
-        **_curve("overlap", found.curve(found.overlap, pair)),
-        **_curve("haar", found.curve(found.haar, pair)),
         **found.facts,
     }
     return Estimate.of(
         value,
         interval,
-        left,
-        profile=_profile(lab, found, excess[pair].mean(axis=1)),
+        found.without_each(left, own),
+        curves={
+            "profile": _profile(lab, found, excess[pair].mean(axis=1)),
+            "overlap": _over_shares(found.curve(found.overlap, pair)),
+            "haar": _over_shares(found.curve(found.haar, pair)),
+        },
         null=Null.of("random subspaces with the covariance of both sets", drawn - haar, value),
         details=details,
         notes=_notes(lab, SETS),
@@ -347,20 +363,21 @@ def _not_higher(lab: Lab, names: tuple[str, ...], choose: Choose, variant: Varia
     values = found.mean(found.overlap)
     value = float(_difference(found.mean(overlap)))
     interval = jackknife_interval(value, left)
-    curves = [found.curve(overlap, pair) for pair in range(3)]
-    curve = {share: float(_difference(np.array([one[share] for one in curves]))) for share in SHARES}
+    difference = _difference(np.stack([found.curve(overlap, pair) for pair in range(3)], axis=-1))
     details: dict[str, float | None] = {
         **{f"overlap_{names[a]}_{names[b]}": float(x) for (a, b), x in zip(_PAIRS, values, strict=True)},
         "haar": float(_difference(found.mean(found.haar))),
-        **_curve("difference", curve),
         **found.facts,
         **more,
     }
     return Estimate.of(
         value,
         interval,
-        left,
-        profile=_profile(lab, found, _difference(np.moveaxis(overlap.mean(axis=2), 0, -1))),
+        found.without_each(left, np.ones(len(left), dtype=bool)),
+        curves={
+            "profile": _profile(lab, found, _difference(np.moveaxis(overlap.mean(axis=2), 0, -1))),
+            "difference": _over_shares(difference),
+        },
         null=Null.of("groups of topics dealt anew among the sets", trio.dealt_anew(), value),
         details=details,
         notes=_notes(lab, names),

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from geometry_bench.activations.pooling import Pooling
+from geometry_bench.claims.criteria import Above, Below, Within
 from geometry_bench.claims.model import Case, Claim
 from geometry_bench.claims.safety_subspaces import activations, weights
 from geometry_bench.claims.sources import SAFETY_SUBSPACES
 from geometry_bench.labs.family import PAIRS, STARTS, TASKS
-from geometry_bench.labs.model import MEAN, MEAN_KEPT
-from geometry_bench.records.verdicts import Criterion
+from geometry_bench.labs.requirements import MEAN, MEAN_KEPT, Requirements
 
 # Activations
 
-_NOT_ABOVE = Criterion(sign=-1, beyond_null=False)
+_NOT_ABOVE = Below(beyond_null=False)
 _EARLY = (Pooling("mean_first", activations.EARLY), Pooling("mean_first", activations.EARLY, skip_sinks=True))
+
+_CHAT_SETS = Requirements(sets=activations.SETS, rendering="chat", poolings=(MEAN, MEAN_KEPT))
 
 _CHAT: dict[str, Any] = {
     "metric": "overlap",
     "smallest_change": 0.05,
-    "rendering": "chat",
 }
 """What all claims of this module have in common."""
 
@@ -36,9 +38,8 @@ ACTIVATION_CLAIMS: tuple[Claim, ...] = (
         null="random subspaces that prefer the directions in which both sets vary; the ceiling is the overlap of halves of "
         "one set",
         cases=tuple(Case(pair) for pair in activations.PAIRS),
-        published_criterion=Criterion(beyond_null=False),
-        sets=activations.SETS,
-        poolings=(MEAN, MEAN_KEPT),
+        published_criterion=Above(beyond_null=False),
+        requires=_CHAT_SETS,
         **_CHAT,
     ),
     Claim(
@@ -51,8 +52,7 @@ ACTIVATION_CLAIMS: tuple[Claim, ...] = (
         null="groups of topics dealt anew among the sets",
         criterion=_NOT_ABOVE,
         published_criterion=_NOT_ABOVE,
-        sets=activations.SETS,
-        poolings=(MEAN, MEAN_KEPT),
+        requires=_CHAT_SETS,
         **_CHAT,
     ),
     Claim(
@@ -66,8 +66,7 @@ ACTIVATION_CLAIMS: tuple[Claim, ...] = (
         cases=(Case(f"first-{activations.EARLY}"),),
         criterion=_NOT_ABOVE,
         published_criterion=_NOT_ABOVE,
-        sets=activations.SETS,
-        poolings=_EARLY,
+        requires=Requirements(sets=activations.SETS, rendering="chat", placed=_EARLY),
         **_CHAT,
     ),
     Claim(
@@ -80,8 +79,7 @@ ACTIVATION_CLAIMS: tuple[Claim, ...] = (
         null="groups of topics dealt anew among the sets",
         criterion=_NOT_ABOVE,
         published_criterion=_NOT_ABOVE,
-        sets=activations.COUNTERPART_SETS,
-        poolings=(MEAN, MEAN_KEPT),
+        requires=replace(_CHAT_SETS, sets=activations.COUNTERPART_SETS),
         **_CHAT,
     ),
 )
@@ -89,8 +87,8 @@ ACTIVATION_CLAIMS: tuple[Claim, ...] = (
 
 # Weights
 
-_FAMILY: dict[str, Any] = {"needs": ("family",)}
-_WITHIN = Criterion(threshold=-weights.ALIKE, at_most=weights.ALIKE, beyond_null=False)
+_FAMILY: dict[str, Any] = {"scope": "family"}
+_WITHIN = Within(-weights.ALIKE, weights.ALIKE, beyond_null=False)
 
 
 def _prefix(start: str) -> str:
@@ -141,8 +139,8 @@ WEIGHT_CLAIMS: tuple[Claim, ...] = (
         measure=weights.mso_order,
         null="names of the three pairs exchanged, layer by layer",
         cases=tuple(Case(start, (start,)) for start in STARTS),
-        criterion=Criterion(sign=-1),
-        published_criterion=Criterion(sign=-1, beyond_null=False),
+        criterion=Below(),
+        published_criterion=Below(beyond_null=False),
         metric="overlap",
         smallest_change=0.05,
         **_FAMILY,

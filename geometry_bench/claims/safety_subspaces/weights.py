@@ -11,17 +11,18 @@ takes all matrices and holds energies against the k/rows that counting dimension
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from geometry_bench.claims.model import Case, Estimates, NotApplicableError
-from geometry_bench.claims.requests import SEED, VARIANTS
+from geometry_bench.claims.model import Case, Estimates
+from geometry_bench.claims.requests import SEED
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.resampling import jackknife_interval
 from geometry_bench.geometry.subspaces import Rule
 from geometry_bench.labs.family import ALIGNMENT, PAIRS, SHARES, TASKS, THRESHOLDS, FamilyLab, Reading
-from geometry_bench.records.schema import Estimate, Null, Variant
+from geometry_bench.records.estimates import VARIANTS, Curve, Estimate, Null, Units, Variant
+from geometry_bench.records.measurement import Absence, NotApplicableError
 from geometry_bench.subjects.families import CONTROL
 
 ALIKE = 0.05
@@ -41,7 +42,8 @@ def readings(family: FamilyLab, start: str) -> tuple[Reading, ...]:
     lacking = family.lacks(start)
     if lacking is not None:
         raise NotApplicableError(
-            f"{lacking.rstrip('.')}; name one in the manifest, or make it with `geometry-bench family build`"
+            Absence.NO_MEMBER,
+            f"{lacking.rstrip('.')}; name one in the manifest, or make it with `geometry-bench family build`",
         )
     return family.readings(start)
 
@@ -76,6 +78,7 @@ def _estimate(
     statistic: Statistic,
     null: Null | Callable[[float], Null],
     details: dict[str, float | None],
+    curves: Mapping[str, Curve],
     *,
     by_kind: bool = False,
 ) -> Estimate:
@@ -83,21 +86,24 @@ def _estimate(
     units = [one.kind if by_kind else one.layer for one in chosen]
     names = list(dict.fromkeys(units))
     if len(names) < 2:
-        raise NotApplicableError("there is one block or kind of matrix only: an interval needs two or more")
+        raise NotApplicableError(
+            Absence.NO_MATRIX, "there is one block or kind of matrix only: an interval needs two or more"
+        )
     value = statistic(chosen)
     left_out = [statistic([one for one, unit in zip(chosen, units, strict=True) if unit != name]) for name in names]
     interval = jackknife_interval(value, np.array(left_out))
     blocks = sorted({one.layer for one in chosen if one.layer is not None})
-    profile: list[float | None] = []
+    profile = {}
     if not by_kind and blocks:
         of_block = {block: statistic([one for one in chosen if one.layer == block]) for block in blocks}
-        profile = [of_block.get(block) for block in range(blocks[-1] + 1)]
+        profile["profile"] = Curve.over_blocks([of_block.get(block) for block in range(blocks[-1] + 1)])
     stand_in = _stand_in(family, start)
+    named = [name if isinstance(name, str) else "outside of blocks" if name is None else f"block {name}" for name in names]
     return Estimate.of(
         value,
         interval,
-        left_out,
-        profile=profile or None,
+        Units.of("kind of matrix" if by_kind else "block", named, left_out),
+        curves={**curves, **profile},
         null=null(value) if callable(null) else null,
         details={**details, "matrices": float(len(chosen))},
         notes=[stand_in] if stand_in else [],
@@ -140,18 +146,19 @@ def _energy(family: FamilyLab, start: str, task: str, variant: Variant) -> Estim
         draws = np.abs(drawn).max(axis=1) if variant == "published" else drawn[:, _INNER].mean(axis=1)
         return Null.of("random bases of equal dimension", draws, value)
 
-    details = _curves(every, task) | {
+    details = {
         "largest_gap": gap(every),
         "excess_outside_blocks": inner(outside) if outside else None,
         "vectors_energy": family.vector_energy(start, task),
         "control_excess": _control_excess(blocks),
         "alignment_rank": float(np.mean([one.rank for one in every])),
     }
+    curves = _curves(every, task)
     if variant == "published":
-        return _estimate(family, start, every, gap, null, details)
+        return _estimate(family, start, every, gap, null, details, curves)
     if not blocks:
-        raise NotApplicableError("no matrix of a decoder block is changed by all updates")
-    return _estimate(family, start, blocks, inner, null, details)
+        raise NotApplicableError(Absence.NO_MATRIX, "no matrix of a decoder block is changed by all updates")
+    return _estimate(family, start, blocks, inner, null, details, curves)
 
 
 def _control_excess(blocks: Sequence[Reading]) -> float | None:
@@ -160,16 +167,16 @@ def _control_excess(blocks: Sequence[Reading]) -> float | None:
     return float(np.mean([(curve.top - curve.expected)[_INNER] for curve in curves])) if curves else None
 
 
-def _curves(readings: Sequence[Reading], task: str) -> dict[str, float | None]:
+def _curves(readings: Sequence[Reading], task: str) -> dict[str, Curve]:
     """Mean energy kept at each ρ by every basis, with k rounded and, marked so, rounded down."""
-    found: dict[str, float | None] = {}
+    found: dict[str, Curve] = {}
     marks: dict[Rule, str] = {"round": "", "floor": "_floor"}
     names = {"top": "top", "random_k": "random_k", "random": "random", "expected": "dimensions"}
     for rule, mark in marks.items():
         for basis, name in names.items():
             rows = [np.atleast_2d(getattr(one.energy[task, rule], basis)).mean(axis=0) for one in readings]
-            means = np.mean(rows, axis=0)
-            found |= {f"{name}{mark}_{share:g}": float(x) for share, x in zip(SHARES, means, strict=True)}
+            means = np.mean(rows, axis=0).tolist()
+            found[f"{name}{mark}"] = Curve.along("share of rank", dict(zip(SHARES, means, strict=True)))
     return found
 
 
@@ -182,7 +189,7 @@ def layer_restricted(family: FamilyLab, case: Case) -> Estimates:
 def _layer_restricted(family: FamilyLab, start: str, variant: Variant) -> Estimate:
     chosen = [one for one in _chosen(family, start, variant) if one.layer is not None]
     if not chosen:
-        raise NotApplicableError("no matrix of a decoder block is changed by all updates")
+        raise NotApplicableError(Absence.NO_MATRIX, "no matrix of a decoder block is changed by all updates")
 
     def by_block(matrices: Sequence[Reading], basis: str) -> dict[int, Array]:
         """Block -> energy kept of harmful less of useful, mean over ρ and the block's matrices, (draws,)."""
@@ -199,10 +206,9 @@ def _layer_restricted(family: FamilyLab, start: str, variant: Variant) -> Estima
 
     random = np.array(list(by_block(chosen, "random").values()))
     null = Null.of("random bases of equal dimension", np.abs(random).max(axis=0), largest(chosen))
-    details: dict[str, float | None] = {
-        f"block_{block}": float(value[0]) for block, value in sorted(by_block(chosen, "top").items())
-    }
-    return _estimate(family, start, chosen, largest, null, details, by_kind=True)
+    differences = {float(block): float(value[0]) for block, value in sorted(by_block(chosen, "top").items())}
+    curves = {"block": Curve.along("block", differences)}
+    return _estimate(family, start, chosen, largest, null, {}, curves, by_kind=True)
 
 
 # Overlap
@@ -213,8 +219,9 @@ def mso_above_random(family: FamilyLab, case: Case) -> Estimates:
     start, *pair = case.parameters
     if start == "dpo" and ALIGNMENT not in pair and _stand_in(family, start):
         raise NotApplicableError(
+            Absence.NO_MEMBER,
             "nothing was fine-tuned from the model tuned by DPO, so this pair has nothing to do with it; add useful and "
-            "harmful members that start from it"
+            "harmful members that start from it",
         )
     return {variant: _mso(family, start, (pair[0], pair[1]), variant) for variant in VARIANTS}
 
@@ -234,10 +241,13 @@ def _mso(family: FamilyLab, start: str, pair: tuple[str, str], variant: Variant)
     overlap, haar = (
         np.mean([getattr(one.overlap[pair], name) for one in chosen], axis=0) for name in ("overlap", "haar_mean")
     )
-    details: dict[str, float | None] = {f"mso_{eta:g}": float(x) for eta, x in zip(THRESHOLDS, overlap, strict=True)}
-    details |= {f"haar_{eta:g}": float(x) for eta, x in zip(THRESHOLDS, haar, strict=True)}
-    details |= {f"{update}_control": _with_control(chosen, update) for update in pair}
-    return _estimate(family, start, chosen, excess, null, details)
+    details = {f"{update}_control": _with_control(chosen, update) for update in pair}
+    curves = {"mso": _over_thresholds(overlap), "haar": _over_thresholds(haar)}
+    return _estimate(family, start, chosen, excess, null, details, curves)
+
+
+def _over_thresholds(values: Array) -> Curve:
+    return Curve.along("share of energy", dict(zip(THRESHOLDS, values.tolist(), strict=True)))
 
 
 def _with_control(chosen: Sequence[Reading], update: str) -> float | None:
@@ -282,7 +292,6 @@ def _order(family: FamilyLab, start: str, variant: Variant) -> Estimate:
         "share_highest_low": float(low),
         "share_highest_high": float(high),
     }
-    details |= {f"lead_{eta:g}": float(x) for eta, x in zip(THRESHOLDS, lead.mean(axis=0), strict=True)}
 
     def null(value: float) -> Null:
         # Each layer's three pairs keep their values over the thresholds and exchange their names.
@@ -292,7 +301,7 @@ def _order(family: FamilyLab, start: str, variant: Variant) -> Estimate:
         ]
         return Null.of("names of the three pairs exchanged, layer by layer", [row.mean() for row in rows], value)
 
-    return _estimate(family, start, chosen, mean_lead, null, details)
+    return _estimate(family, start, chosen, mean_lead, null, details, {"lead": _over_thresholds(lead.mean(axis=0))})
 
 
 def _lead(overlaps: Array) -> Array:

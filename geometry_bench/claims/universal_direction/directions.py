@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from geometry_bench.claims.model import Case, Estimates, NotApplicableError
-from geometry_bench.claims.requests import SEED, VARIANTS
+from geometry_bench.claims.model import Case, Estimates
+from geometry_bench.claims.requests import SEED
 from geometry_bench.claims.universal_direction.mapped import (
     PENALTIES,
     cosines,
@@ -27,6 +27,7 @@ from geometry_bench.claims.universal_direction.mapped import (
     mapping,
     own_states,
     shuffled_cosines,
+    without_each,
 )
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.mapped import crossed_cosines, crossed_with_shared
@@ -35,16 +36,11 @@ from geometry_bench.geometry.separation import contrast
 from geometry_bench.geometry.transfer import mapped_null, null_cosine, universal_from_gram
 from geometry_bench.labs.group import GroupLab
 from geometry_bench.prompts.roles import ALIGNMENT
-from geometry_bench.records.schema import Estimate, Null, Variant
+from geometry_bench.records.estimates import VARIANTS, Curve, Estimate, Null, Units, Variant
+from geometry_bench.records.measurement import Absence, NotApplicableError
 
 MEAN = Case("mean")
 """The mean over members, beside a case for each of them."""
-
-MARGIN = 0.02
-"""A universal direction whose AUROC is lower by no more than this separates as well as the native one."""
-
-GAIN = 0.01
-"""By how much a moderate penalty's error must lie below that at the ends of the grid."""
 
 ERROR_UNITS = 10
 ERROR_DRAWS = 20
@@ -66,13 +62,13 @@ def _reference_cosine(group: GroupLab, variant: Variant, member: str) -> Estimat
     if variant == "published":
         rows, chance = cosines(group, variant), shuffled_cosines(group, variant)
     else:
-        rows, chance = (measure(group, crossed_cosines, "cosines") for measure in (crossed, crossed_null))
+        rows, chance = (measure(group, with_each_other) for measure in (crossed, crossed_null))
     value, left_out = float(rows[0, at, place]), rows[1:, at, place]
 
     def at_depths(depth: float) -> float:
         if variant == "published":
             return float(cosines(group, variant, depth)[0, at, place])
-        return float(crossed(group, crossed_cosines, "cosines", depth)[0, at, place])
+        return float(crossed(group, with_each_other, depth)[0, at, place])
 
     any_contrast = shuffled_cosines(group, variant)[:, at, place]
     random = _random_directions(group, variant, member)
@@ -80,7 +76,7 @@ def _reference_cosine(group: GroupLab, variant: Variant, member: str) -> Estimat
         "same_prompts": float(cosines(group, variant)[0, at, place]),
         "any_contrast_mean": float(any_contrast.mean()),
         "any_contrast_high": float(np.quantile(any_contrast, 0.95)),
-        "halves_of_the_reference": float(crossed(group, crossed_cosines, "cosines")[0, place, place]),
+        "halves_of_the_reference": float(crossed(group, with_each_other)[0, place, place]),
         "random_directions_mean": float(random.mean()),
         "random_directions_high": float(np.quantile(random, 0.95)),
         "map_error": mapping(group, member, variant).choice.error,
@@ -88,7 +84,8 @@ def _reference_cosine(group: GroupLab, variant: Variant, member: str) -> Estimat
     }
     null = Null.of(ALIKE, chance[:, at, place], value)
     interval = jackknife_interval(value, left_out, correlation=True)
-    return group_estimate(group, member, value, interval, left_out, null, details, at_depths=at_depths)
+    units = without_each(group, left_out)
+    return group_estimate(group, member, value, interval, units, null, details, at_depths=at_depths)
 
 
 def _random_directions(group: GroupLab, variant: Variant, member: str) -> Array:
@@ -96,6 +93,16 @@ def _random_directions(group: GroupLab, variant: Variant, member: str) -> Array:
     labels = labelled(group).labels
     direction = contrast(np.ones((1, len(labels))), labels)[0] @ own_states(group, group.reference)
     return mapped_null(mapping(group, member, variant).map, direction, seed=SEED)
+
+
+def with_each_other(place: int, inner: Array, first: Array, second: Array) -> Array:
+    """Cosines of all members' directions of one half with those of the other."""
+    return crossed_cosines(inner, first, second)
+
+
+def with_shared_axis(place: int, inner: Array, first: Array, second: Array) -> Array:
+    """Cosines of each member's direction of one half with the axis that the others share in the other half."""
+    return crossed_with_shared(inner, first, second, reference=place)
 
 
 def shared_axis(group: GroupLab, case: Case) -> Estimates:
@@ -109,9 +116,6 @@ def _shared_axis(group: GroupLab, variant: Variant, member: str) -> Estimate:
     def with_shared(grams: Array) -> Array:
         return np.array([universal_from_gram(gram, place).cosines for gram in grams])
 
-    def crossing(inner: Array, first: Array, second: Array) -> Array:
-        return crossed_with_shared(inner, first, second, reference=place)
-
     def of(rows: Array) -> Array:
         chosen: Array = rows.mean(axis=1) if member == MEAN.key else rows[:, group.members.index(member)]
         return chosen
@@ -119,12 +123,12 @@ def _shared_axis(group: GroupLab, variant: Variant, member: str) -> Estimate:
     def at_depths(depth: float) -> float:
         if variant == "published":
             return float(of(with_shared(cosines(group, variant, depth)[:1]))[0])
-        return float(of(crossed(group, crossing, "shared", depth))[0])
+        return float(of(crossed(group, with_shared_axis, depth))[0])
 
     if variant == "published":
         rows, chance = of(with_shared(cosines(group, variant))), of(with_shared(shuffled_cosines(group, variant)))
     else:
-        rows, chance = (of(measure(group, crossing, "shared")) for measure in (crossed, crossed_null))
+        rows, chance = (of(measure(group, with_shared_axis)) for measure in (crossed, crossed_null))
     value, left_out = float(rows[0]), rows[1:]
     whole = universal_from_gram(cosines(group, variant)[0], place)
     details = {
@@ -135,9 +139,8 @@ def _shared_axis(group: GroupLab, variant: Variant, member: str) -> Estimate:
     }
     interval = jackknife_interval(value, left_out, correlation=True)
     name = None if member == MEAN.key else member
-    return group_estimate(
-        group, name, value, interval, left_out, Null.of(ALIKE, chance, value), details, at_depths=at_depths
-    )
+    units, null = without_each(group, left_out), Null.of(ALIKE, chance, value)
+    return group_estimate(group, name, value, interval, units, null, details, at_depths=at_depths)
 
 
 # Whether a moderate penalty maps best
@@ -159,7 +162,9 @@ def _alignment_error(group: GroupLab, variant: Variant, member: str) -> Estimate
     codes = deal_units(group.requests(ALIGNMENT).topics, ERROR_UNITS)
     if codes.max() < 2:
         raise NotApplicableError(
-            f"the instructions have {codes.max() + 1} topics, too few for an interval: give 3 or more"
+            Absence.TOO_FEW_TOPICS,
+            f"the instructions have {codes.max() + 1} topics, too few for an interval: give 3 or more",
+            topics=int(codes.max()) + 1,
         )
     whole = mapping(group, member, variant)
     value = float(interior_gain(whole.held_out))
@@ -171,10 +176,8 @@ def _alignment_error(group: GroupLab, variant: Variant, member: str) -> Estimate
         interior_gain(map_errors(group, x, y[generator.permutation(len(y))], variant)) for _ in range(ERROR_DRAWS)
     ]
     null = Null.of("instructions of the target shuffled", shuffled, value)
-    details: dict[str, float | None] = {
-        f"error_at_{penalty:g}": float(error) for penalty, error in zip(PENALTIES[variant], whole.held_out, strict=True)
-    }
-    details |= {
+    errors = Curve.along("penalty", dict(zip(PENALTIES[variant], whole.held_out.tolist(), strict=True)))
+    details = {
         "best_penalty": whole.choice.penalty,
         "best_error": whole.choice.error,
         "best_at_edge_of_grid": float(whole.choice.at_edge),
@@ -183,8 +186,12 @@ def _alignment_error(group: GroupLab, variant: Variant, member: str) -> Estimate
     def at_depths(depth: float) -> float:
         return mapping(group, member, variant, depth).choice.error
 
-    notes = ["at_depth_… are errors at the best penalty"]
+    notes = ["the curve at_depth holds errors at the best penalty"]
     if whole.choice.at_edge:
         notes.append("the least error lies at an end of the grid: the minimum may lie beyond")
     interval = jackknife_interval(value, left_out)
-    return group_estimate(group, member, value, interval, left_out, null, details, at_depths=at_depths, notes=notes)
+    units = Units.of("group of topics", [f"topics {unit}" for unit in range(codes.max() + 1)], left_out)
+    curves = {"error": errors}
+    return group_estimate(
+        group, member, value, interval, units, null, details, at_depths=at_depths, curves=curves, notes=notes
+    )

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from geometry_bench.claims.model import NotApplicableError
 from geometry_bench.claims.requests import SEED, Labelled
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.clusters import leave_one_cluster_out, permuted_labels, split_halves
@@ -23,9 +22,15 @@ from geometry_bench.geometry.mapped import alike, direction_cosines, inner_produ
 from geometry_bench.geometry.resampling import Interval
 from geometry_bench.geometry.separation import contrast, label_contrasts
 from geometry_bench.geometry.transfer import PenaltyChoice, RidgeMap, best_penalty, fit_ridge
-from geometry_bench.labs.group import CLASSES, GroupLab
+from geometry_bench.labs.group import GroupLab
+from geometry_bench.labs.memo import remembered
 from geometry_bench.prompts.roles import ALIGNMENT
-from geometry_bench.records.schema import Estimate, Null, Variant
+from geometry_bench.records.estimates import Curve, Estimate, Null, Units, Variant
+from geometry_bench.records.measurement import Absence, NotApplicableError
+
+CLASSES = ("safe", "unsafe")
+GROUP_SETS = (*CLASSES, ALIGNMENT)
+"""The sets that a group is measured on."""
 
 PENALTIES: Mapping[Variant, tuple[float, ...]] = {
     "published": (0.01, 0.1, 1.0),
@@ -42,15 +47,24 @@ UNITS = 40
 DRAWS = 200
 
 
+@remembered
 def labelled(group: GroupLab) -> Labelled:
     """The two classes' prompts."""
-    return group.once("labelled", lambda: Labelled.of(*(group.requests(role) for role in CLASSES)))
+    return Labelled.of(*(group.requests(role) for role in CLASSES))
 
 
+@remembered
 def units(group: GroupLab) -> NDArray[np.int64]:
     """What is left out together and stays on one side of a split, by number: a topic or a group of them, (prompts,)."""
-    both = labelled(group)
-    return group.once("units", lambda: deal_units(both.topics, UNITS))
+    return deal_units(labelled(group).topics, UNITS)
+
+
+def without_each(group: GroupLab, values: Array) -> Units:
+    """The values (units,) without each unit, in the order in which the prompts have them."""
+    topics, codes = labelled(group).topics, units(group)
+    several = len(set(topics)) > len(set(codes))
+    names = {code: f"topics {code}" if several else str(topic) for topic, code in zip(topics, codes.tolist(), strict=True)}
+    return Units.of("group of topics" if several else "topic", list(names.values()), values)
 
 
 def deal_units(topics: Sequence[str], most: int) -> NDArray[np.int64]:
@@ -73,17 +87,18 @@ class Map:
 
 
 def mapping(group: GroupLab, member: str, variant: Variant, depth: float | None = None) -> Map:
-    """The member's map to the reference at a relative depth."""
+    """The member's map to the reference at a relative depth (the declared one if None)."""
+    return _mapping(group, member, variant, group.depth if depth is None else depth)
 
-    def fit() -> Map:
-        x, y = (group.states(name, ALIGNMENT, depth) for name in (member, group.reference))
-        held_out = map_errors(group, x, y, variant)
-        path = fit_ridge(x, y, intercept=variant == "corrected")
-        choice = best_penalty(PENALTIES[variant], held_out)
-        scale = path.mean_eigenvalue if variant == "corrected" else 1.0
-        return Map(path.map(choice.penalty * scale), choice, held_out)
 
-    return group.once(("map", member, variant, depth or group.depth), fit)
+@remembered
+def _mapping(group: GroupLab, member: str, variant: Variant, depth: float) -> Map:
+    x, y = (group.states(name, ALIGNMENT, depth) for name in (member, group.reference))
+    held_out = map_errors(group, x, y, variant)
+    path = fit_ridge(x, y, intercept=variant == "corrected")
+    choice = best_penalty(PENALTIES[variant], held_out)
+    scale = path.mean_eigenvalue if variant == "corrected" else 1.0
+    return Map(path.map(choice.penalty * scale), choice, held_out)
 
 
 def map_errors(group: GroupLab, x: Array, y: Array, variant: Variant, kept: Array | None = None) -> Array:
@@ -94,23 +109,24 @@ def map_errors(group: GroupLab, x: Array, y: Array, variant: Variant, kept: Arra
     return errors
 
 
+@remembered
 def _folds(group: GroupLab) -> list[Array]:
     """Halves of the instructions' topics, (prompts,) True for those held out."""
-
-    def deal() -> list[Array]:
-        instructions = group.requests(ALIGNMENT)
-        if len(instructions) < FEWEST_INSTRUCTIONS:
-            raise GeometryBenchError(
-                f"The instructions that maps are fitted on ({instructions.name}) are {len(instructions)}: at least "
-                f"{FEWEST_INSTRUCTIONS} are needed, add some."
-            )
-        topics = np.array(instructions.topics)
-        names = np.random.default_rng(SEED).permutation(np.unique(topics))
-        if len(names) < FOLDS:
-            raise NotApplicableError("the instructions that maps are fitted on have one topic: none can be held out")
-        return [np.isin(topics, names[fold::FOLDS]) for fold in range(FOLDS)]
-
-    return group.once("folds", deal)
+    instructions = group.requests(ALIGNMENT)
+    if len(instructions) < FEWEST_INSTRUCTIONS:
+        raise GeometryBenchError(
+            f"The instructions that maps are fitted on ({instructions.name}) are {len(instructions)}: at least "
+            f"{FEWEST_INSTRUCTIONS} are needed, add some."
+        )
+    topics = np.array(instructions.topics)
+    names = np.random.default_rng(SEED).permutation(np.unique(topics))
+    if len(names) < FOLDS:
+        raise NotApplicableError(
+            Absence.TOO_FEW_TOPICS,
+            "the instructions that maps are fitted on have one topic: none can be held out",
+            topics=len(names),
+        )
+    return [np.isin(topics, names[fold::FOLDS]) for fold in range(FOLDS)]
 
 
 def _errors(x: Array, y: Array, held: Array, variant: Variant) -> Array:
@@ -130,17 +146,18 @@ def own_states(group: GroupLab, member: str, depth: float | None = None) -> Arra
 
 def products(group: GroupLab, variant: Variant, depth: float | None = None) -> Array:
     """Inner products of all members' states in the reference's space (members, members, prompts, prompts)."""
+    return _products(group, variant, group.depth if depth is None else depth)
 
-    def compute() -> Array:
-        mapped = [
-            own_states(group, member, depth)
-            if member == group.reference
-            else mapping(group, member, variant, depth).map.states(own_states(group, member, depth))
-            for member in group.members
-        ]
-        return inner_products(mapped, group.place)
 
-    return group.once(("products", variant, depth or group.depth), compute)
+@remembered
+def _products(group: GroupLab, variant: Variant, depth: float) -> Array:
+    mapped = [
+        own_states(group, member, depth)
+        if member == group.reference
+        else mapping(group, member, variant, depth).map.states(own_states(group, member, depth))
+        for member in group.members
+    ]
+    return inner_products(mapped, group.place)
 
 
 # Directions
@@ -154,58 +171,56 @@ def _left_out(group: GroupLab) -> Array:
 
 def cosines(group: GroupLab, variant: Variant, depth: float | None = None) -> Array:
     """Cosines of all members' directions with each other, whole and leaving units out: (1 + units, members, members)."""
-
-    def compute() -> Array:
-        contrasts = alike(contrast(_left_out(group), labelled(group).labels), len(group.members))
-        return direction_cosines(products(group, variant, depth), contrasts)
-
-    return group.once(("cosines", variant, depth or group.depth), compute)
+    return _cosines(group, variant, group.depth if depth is None else depth)
 
 
+@remembered
+def _cosines(group: GroupLab, variant: Variant, depth: float) -> Array:
+    contrasts = alike(contrast(_left_out(group), labelled(group).labels), len(group.members))
+    return direction_cosines(products(group, variant, depth), contrasts)
+
+
+@remembered
 def shuffled_labels(group: GroupLab, draws: int = DRAWS) -> NDArray[np.bool_]:
     """Labels swapped between partners, (draws, prompts): alike in all members, since they read the same prompts."""
     both = labelled(group)
-    return group.once(
-        ("labels", draws), lambda: permuted_labels(both.labels, both.exchangeable, draws=draws, seed=SEED)
-    )
+    return permuted_labels(both.labels, both.exchangeable, draws=draws, seed=SEED)
 
 
+@remembered
 def shuffled_cosines(group: GroupLab, variant: Variant) -> Array:
     """Cosines of the members' directions for any contrast of these prompts, (draws, members, members)."""
-
-    def compute() -> Array:
-        drawn = label_contrasts(shuffled_labels(group), np.ones(len(labelled(group).labels)))
-        return direction_cosines(products(group, variant), alike(drawn, len(group.members)))
-
-    return group.once(("shuffled", variant), compute)
+    drawn = label_contrasts(shuffled_labels(group), np.ones(len(labelled(group).labels)))
+    return direction_cosines(products(group, variant), alike(drawn, len(group.members)))
 
 
-Crossed = Callable[[Array, Array, Array], Array]
-"""Products, contrasts of one half and of the other (draws, members, prompts) -> (draws, …)."""
+Crossed = Callable[[int, Array, Array, Array], Array]
+"""Place of the reference, products, contrasts of one half and of the other (draws, members, prompts) -> (draws, …)."""
 
 
-def crossed(group: GroupLab, statistic: Crossed, name: str, depth: float | None = None) -> Array:
+def crossed(group: GroupLab, statistic: Crossed, depth: float | None = None) -> Array:
     """A statistic of directions from different halves, mean over splits and sides: whole and leaving units out."""
+    return _crossed(group, statistic, group.depth if depth is None else depth)
+
+
+@remembered
+def _crossed(group: GroupLab, statistic: Crossed, depth: float) -> Array:
     labels = labelled(group).labels
-    return group.once(
-        ("crossed", name, depth or group.depth),
-        lambda: _over_halves(group, statistic, depth, lambda half: contrast(_left_out(group) * half, labels)),
-    )
+    return _over_halves(group, statistic, depth, lambda half: contrast(_left_out(group) * half, labels))
 
 
-def crossed_null(group: GroupLab, statistic: Crossed, name: str) -> Array:
+@remembered
+def crossed_null(group: GroupLab, statistic: Crossed) -> Array:
     """The same under labels swapped alike in all members: (draws, …)."""
     labels = shuffled_labels(group)
-    return group.once(
-        ("crossed null", name), lambda: _over_halves(group, statistic, None, lambda half: label_contrasts(labels, half))
-    )
+    return _over_halves(group, statistic, None, lambda half: label_contrasts(labels, half))
 
 
 def _over_halves(group: GroupLab, statistic: Crossed, depth: float | None, fitted: Callable[[Array], Array]) -> Array:
     inner, members = products(group, "corrected", depth), len(group.members)
     halves = split_halves(labelled(group).labels, units(group), splits=SPLITS, seed=SEED)
     rows = [
-        statistic(inner, *(alike(fitted(half.astype(np.float64)), members) for half in pair))
+        statistic(group.place, inner, *(alike(fitted(half.astype(np.float64)), members) for half in pair))
         for first in halves
         for pair in ((first, ~first), (~first, first))
     ]
@@ -221,24 +236,28 @@ def group_estimate(
     member: str | None,
     value: float,
     interval: Interval,
-    left_out: Sequence[float] | Array,
+    units: Units,
     null: Null,
     details: Mapping[str, float | None],
     *,
     at_depths: Callable[[float], float] | None = None,
+    curves: Mapping[str, Curve] | None = None,
     label: str | None = None,
     notes: Sequence[str] = (),
 ) -> Estimate:
     """An estimate with its values at other depths and the circumstances of the prompts."""
-    swept = {f"at_depth_{depth:.2f}": at_depths(depth) for depth in group.depths} if at_depths is not None else {}
-    truncated = group.inputs()["truncated_prompts"]
+    known = dict(curves or {})
+    if at_depths is not None:
+        known["at_depth"] = Curve.along("relative depth", {depth: at_depths(depth) for depth in group.depths})
+    truncated = group.inputs(group.requires).truncated_prompts
     return Estimate.of(
         value,
         interval,
-        left_out,
-        layer=None if member is None else int(group.facts(member)["block"]),
+        units,
+        block=None if member is None else group.block(member),
+        curves=known,
         null=null,
         label=label,
-        details={**details, **swept, "depth": group.depth},
+        details={**details, "depth": group.depth},
         notes=[*notes, *([f"{truncated} requests shortened to fit a model's context"] if truncated else [])],
     )

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from geometry_bench.claims.criteria import Above, Below
 from geometry_bench.claims.model import Case, Claim
 from geometry_bench.claims.sources import UNIVERSAL_DIRECTION
 from geometry_bench.claims.universal_direction import directions, separation
-from geometry_bench.labs.group import GROUP_SETS
-from geometry_bench.labs.model import MEAN_LAST_FIVE
+from geometry_bench.claims.universal_direction.mapped import GROUP_SETS
+from geometry_bench.labs.requirements import MEAN_LAST_FIVE, Requirements
 from geometry_bench.published.schema import FigureSubject
-from geometry_bench.records.verdicts import Criterion
 
 MARGIN = 0.02
 """A universal direction whose AUROC is lower by no more than this separates as well as the native one."""
@@ -22,31 +22,29 @@ GAIN = 0.01
 """By how much a moderate penalty's error must lie below that at the ends of the grid."""
 
 
-def _figure(name: str) -> Callable[[FigureSubject, Case], float | None]:
+def _reported(name: str) -> Callable[[FigureSubject, Case], float | None]:
     return lambda subject, case: subject.figure(name)
 
 
-def _auroc_figure(subject: FigureSubject, case: Case) -> float | None:
+def _auroc_reported(subject: FigureSubject, case: Case) -> float | None:
     native, universal = (subject.figure(name) for name in ("auroc_native", "auroc_universal"))
     return None if native is None or universal is None else universal - native
 
 
-def _gain_figure(subject: FigureSubject, case: Case) -> float | None:
+def _gain_reported(subject: FigureSubject, case: Case) -> float | None:
     errors = subject.profile("alignment_error")
     return None if errors is None else float(directions.interior_gain(np.array(list(errors.values()))))
 
 
-def _shared_figure(subject: FigureSubject, case: Case) -> float | None:
+def _shared_reported(subject: FigureSubject, case: Case) -> float | None:
     return None if case == directions.MEAN else subject.figure("universal_cosine")
 
 
 _GROUP: dict[str, Any] = {
-    "needs": ("group",),
+    "scope": "group",
     "metric": "cosine",
     "smallest_change": 0.05,
-    "sets": GROUP_SETS,
-    "rendering": "chat",
-    "poolings": (MEAN_LAST_FIVE,),
+    "requires": Requirements(sets=GROUP_SETS, rendering="chat", poolings=(MEAN_LAST_FIVE,)),
 }
 """What all claims about a group have in common."""
 
@@ -61,8 +59,8 @@ CLAIMS: tuple[Claim, ...] = (
         measure=directions.reference_cosine,
         null=f"{directions.ALIKE}; beside it the ceiling, two halves of the reference, and random directions "
         "sent through the map",
-        published_criterion=Criterion(threshold=separation.AGREES, beyond_null=False),
-        figure=_figure("reference_cosine"),
+        published_criterion=Above(separation.AGREES, beyond_null=False),
+        reported=_reported("reference_cosine"),
         per_member="others",
         **_GROUP,
     ),
@@ -75,7 +73,7 @@ CLAIMS: tuple[Claim, ...] = (
         measure=directions.shared_axis,
         null=directions.ALIKE,
         cases=(directions.MEAN,),
-        figure=_shared_figure,
+        reported=_shared_reported,
         per_member="all",
         **_GROUP,
     ),
@@ -88,9 +86,9 @@ CLAIMS: tuple[Claim, ...] = (
         "(AUROC no more than 0.02 below).",
         measure=separation.universal_auroc,
         null="labels swapped between partners, the shared direction fitted anew: it must separate at all",
-        criterion=Criterion(threshold=-MARGIN),
-        published_criterion=Criterion(threshold=0.0, beyond_null=False),
-        figure=_auroc_figure,
+        criterion=Above(-MARGIN),
+        published_criterion=Above(beyond_null=False),
+        reported=_auroc_reported,
         per_member="all",
         **(_GROUP | {"metric": "auroc"}),
     ),
@@ -102,9 +100,9 @@ CLAIMS: tuple[Claim, ...] = (
         statement="A moderate penalty gives the map of least error: by 0.01 or more below either end of the grid.",
         measure=directions.alignment_error,
         null="instructions of the target shuffled",
-        criterion=Criterion(threshold=GAIN, beyond_null=False),
-        published_criterion=Criterion(beyond_null=False),
-        figure=_gain_figure,
+        criterion=Above(GAIN, beyond_null=False),
+        published_criterion=Above(beyond_null=False),
+        reported=_gain_reported,
         per_member="others",
         **(_GROUP | {"metric": "relative_error", "smallest_change": 0.02}),
     ),
@@ -128,9 +126,8 @@ CLAIMS: tuple[Claim, ...] = (
         "(above 0.5) and yet the shared direction separate its requests the wrong way round (AUROC below 0.5).",
         measure=separation.regime_break,
         null="least of as many models, labels swapped between partners, fitted anew",
-        criterion=Criterion(sign=-1, threshold=0.5),
-        published_criterion=Criterion(sign=-1, threshold=0.5, beyond_null=False),
-        figure=None,
+        criterion=Below(0.5),
+        published_criterion=Below(0.5, beyond_null=False),
         **(_GROUP | {"metric": "auroc"}),
     ),
 )

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geometry_bench.claims.model import Case, Estimates, NotApplicableError
-from geometry_bench.claims.requests import SEED, VARIANTS
+from geometry_bench.claims.model import Case, Estimates
+from geometry_bench.claims.requests import SEED
 from geometry_bench.claims.universal_direction.mapped import (
     SPLITS,
     cosines,
@@ -17,6 +17,7 @@ from geometry_bench.claims.universal_direction.mapped import (
     products,
     shuffled_labels,
     units,
+    without_each,
 )
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.mapped import alike, shared_scorer, shared_scores
@@ -33,8 +34,10 @@ from geometry_bench.geometry.separation import (
     threshold_gap,
 )
 from geometry_bench.labs.group import GroupLab
+from geometry_bench.labs.memo import remembered
 from geometry_bench.published.schema import alignment_group_of
-from geometry_bench.records.schema import Estimate, Null, Variant
+from geometry_bench.records.estimates import VARIANTS, Estimate, Null, Variant
+from geometry_bench.records.measurement import Absence, NotApplicableError
 
 AGREES = 0.5
 """Above this cosine a mapped direction is said to agree with the reference's."""
@@ -65,24 +68,22 @@ def _scorer(group: GroupLab, variant: Variant, member: str, labels: Array, depth
     )
 
 
+@remembered
 def scored(group: GroupLab, variant: Variant, member: str, direction: str) -> Scored:
     """AUROC of a member on its ``native`` or the ``universal`` direction; corrected: held out by topic."""
-
-    def compute() -> Scored:
-        labels, topics = labelled(group).labels, units(group)
-        if direction == "native":
-            scorer = projection_scorer(own_states(group, member), labels)
-        else:
-            scorer = _scorer(group, variant, member, labels)
-        if variant == "corrected":
-            held = held_out_auroc(scorer, labels, topics, splits=SPLITS, seed=SEED)
-            return Scored(held.auroc, held.interval, held.leave_one_out, held.in_sample)
-        found = auroc_jackknife(scorer(np.ones((1, len(labels))))[0], labels, topics)
-        return Scored(found.auroc, found.interval, found.leave_one_out, found.auroc)
-
-    return group.once(("auroc", variant, member, direction), compute)
+    labels, topics = labelled(group).labels, units(group)
+    if direction == "native":
+        scorer = projection_scorer(own_states(group, member), labels)
+    else:
+        scorer = _scorer(group, variant, member, labels)
+    if variant == "corrected":
+        held = held_out_auroc(scorer, labels, topics, splits=SPLITS, seed=SEED)
+        return Scored(held.auroc, held.interval, held.leave_one_out, held.in_sample)
+    found = auroc_jackknife(scorer(np.ones((1, len(labels))))[0], labels, topics)
+    return Scored(found.auroc, found.interval, found.leave_one_out, found.auroc)
 
 
+@remembered
 def _shuffled_auroc(group: GroupLab, variant: Variant, member: str) -> Array:
     """AUROC on the universal direction with labels swapped between partners, fitted and scored anew: (draws,)."""
 
@@ -92,10 +93,7 @@ def _shuffled_auroc(group: GroupLab, variant: Variant, member: str) -> Array:
             return float(held_out_values(scorer, labels, units(group), splits=1, seed=SEED).mean())
         return float(auroc(scorer(np.ones((1, len(labels))))[0], labels))
 
-    return group.once(
-        ("shuffled auroc", variant, member),
-        lambda: np.array([one(labels) for labels in shuffled_labels(group, FEW_DRAWS)]),
-    )
+    return np.array([one(labels) for labels in shuffled_labels(group, FEW_DRAWS)])
 
 
 def universal_auroc(group: GroupLab, case: Case) -> Estimates:
@@ -127,10 +125,11 @@ def _universal_auroc(group: GroupLab, variant: Variant, member: str) -> Estimate
         own = projection_scorer(own_states(group, member, depth), labels)(ones)[0]
         return float(auroc(_scorer(group, variant, member, labels, depth)(ones)[0], labels) - auroc(own, labels))
 
-    notes = ["at_depth_… are in sample"]
+    notes = ["the curve at_depth is in sample"]
     notes += ["sign flipped: harmful requests score lower on the shared direction"] if flipped else []
     interval = jackknife_interval(value, left_out)
-    return group_estimate(group, member, value, interval, left_out, null, details, at_depths=at_depths, notes=notes)
+    left = without_each(group, left_out)
+    return group_estimate(group, member, value, interval, left, null, details, at_depths=at_depths, notes=notes)
 
 
 def no_global_threshold(group: GroupLab, case: Case) -> Estimates:
@@ -158,16 +157,18 @@ def no_global_threshold(group: GroupLab, case: Case) -> Estimates:
 
     null = Null.of("scores of a request dealt anew to the members", [dealt() for _ in range(DEALS)], gap.gap)
     details = {"own_thresholds": gap.own, "one_threshold": gap.pooled, "in_sample": gap.in_sample}
-    return {"corrected": group_estimate(group, None, gap.gap, gap.interval, gap.leave_one_out, null, details)}
+    left = without_each(group, gap.leave_one_out)
+    return {"corrected": group_estimate(group, None, gap.gap, gap.interval, left, null, details)}
 
 
 def regime_break(group: GroupLab, case: Case) -> Estimates:
     """The least AUROC on the shared direction among members whose mapped direction agrees with the reference's."""
-    regimes = {_regime(group.facts(member).get("alignment")) for member in group.members}
+    regimes = {_regime(group.facts(member).alignment) for member in group.members}
     if len(regimes) < 2:
         raise NotApplicableError(
+            Absence.ALIGNED_ALIKE,
             f"all members were aligned alike ({regimes.pop()}), and the claim is about members that were not: name their "
-            "methods with alignment in the manifest or --alignment, or add a member"
+            "methods with alignment in the manifest or --alignment, or add a member",
         )
     return {variant: _regime_break(group, variant) for variant in VARIANTS}
 
@@ -181,8 +182,9 @@ def _regime_break(group: GroupLab, variant: Variant) -> Estimate:
     agreeing = [name for name, cos in agreement.items() if cos > AGREES and name != group.reference]
     if not agreeing:
         raise NotApplicableError(
+            Absence.NOTHING_AGREES,
             f"no member's mapped direction has a cosine above {AGREES} with the reference's, so no transfer can break in "
-            "spite of it"
+            "spite of it",
         )
     found = {member: scored(group, variant, member, "universal") for member in agreeing}
     worst = min(found, key=lambda member: found[member].value)
@@ -194,4 +196,5 @@ def _regime_break(group: GroupLab, variant: Variant) -> Estimate:
     details |= {f"cosine_{member}": float(agreement[member]) for member in agreeing}
     details |= {"agreeing_members": float(len(agreeing)), "broken": float(broken)}
     notes = [f"{worst} flips the sign: harmful requests score lower on the shared direction"] if broken else []
-    return group_estimate(group, worst, one.value, one.interval, one.left_out, null, details, label=worst, notes=notes)
+    left = without_each(group, one.left_out)
+    return group_estimate(group, worst, one.value, one.interval, left, null, details, label=worst, notes=notes)

@@ -1,0 +1,154 @@
+"""A value with what is needed to judge it, plot it and compare it in pairs later.
+
+Numbers are plain floats; a quantity that is not defined is ``None``, never 0 or NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from geometry_bench.geometry.directions import Array
+from geometry_bench.geometry.resampling import Interval
+
+Variant = Literal["published", "corrected"]
+VARIANTS: tuple[Variant, ...] = ("published", "corrected")
+
+
+class Frozen(BaseModel):
+    """Data that never change and hold no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _undefined_as_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_undefined_as_none)]
+
+
+class Null(Frozen):
+    """The distribution that a value would come from if the claim were empty: ``name`` says how it was made."""
+
+    name: str
+    draws: int = Field(description="number of draws")
+    mean: float
+    sd: float
+    low: float = Field(description="5 % quantile")
+    high: float = Field(description="95 % quantile")
+    percentile: float = Field(description="share of draws below the value, 0 to 100")
+
+    @classmethod
+    def of(cls, name: str, draws: Any, value: float) -> Null:
+        """Summarise draws (draws,) of a null distribution and place ``value`` in it; undefined draws are left out."""
+        draws = np.asarray(draws, dtype=np.float64)
+        draws = draws[np.isfinite(draws)]
+        low, high = np.quantile(draws, [0.05, 0.95])
+        return cls(
+            name=name,
+            draws=len(draws),
+            mean=float(draws.mean()),
+            sd=float(draws.std(ddof=1)),
+            low=float(low),
+            high=float(high),
+            percentile=100 * float((draws < value).mean()),
+        )
+
+
+class Curve(Frozen):
+    """Values along an axis, such as the block or the share of energy; ``low`` and ``high`` bound them where known."""
+
+    axis: str
+    x: list[float]
+    y: list[Number]
+    low: list[Number] | None = None
+    high: list[Number] | None = None
+
+    @classmethod
+    def over_blocks(cls, values: Sequence[float | None] | Array) -> Self:
+        """One value for each block, from block 0 on."""
+        return cls(axis="block", x=list(range(len(values))), y=[None if v is None else float(v) for v in values])
+
+    @classmethod
+    def along(cls, axis: str, values: Mapping[float, float | None]) -> Self:
+        """Values by their place on the axis."""
+        return cls(axis=axis, x=list(values), y=[None if v is None else float(v) for v in values.values()])
+
+    @model_validator(mode="after")
+    def _aligned(self) -> Self:
+        if any(part is not None and len(part) != len(self.x) for part in (self.y, self.low, self.high)):
+            raise ValueError("a curve has as many values as places")
+        return self
+
+
+class Units(Frozen):
+    """What was resampled: prompts, topics, blocks, subjects …, and the value without each of them.
+
+    ``ids`` are None in records of schema 1, which did not name them: they stand in the order of the prompts.
+    """
+
+    kind: str
+    ids: list[str] | None
+    values: list[Number]
+
+    @classmethod
+    def of(cls, kind: str, ids: Sequence[str], values: Sequence[float | None] | Array) -> Self:
+        """The values (units,) without each of the units."""
+        return cls(kind=kind, ids=list(ids), values=[None if x is None else float(x) for x in values])
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if self.ids is not None and len(self.ids) != len(self.values):
+            raise ValueError("every resampled unit has one id and one value")
+        return self
+
+    def paired(self, other: Units) -> tuple[Array, Array] | None:
+        """The values of both, unit by unit; None where they are not of the same units or some are undefined."""
+        named = self.ids is not None and other.ids is not None
+        if len(self.values) != len(other.values) or (named and self.ids != other.ids):
+            return None
+        if None in self.values or None in other.values:
+            return None
+        return np.array(self.values, dtype=np.float64), np.array(other.values, dtype=np.float64)
+
+
+class Estimate(Frozen):
+    """One variant's value of one case."""
+
+    value: Number
+    error: Number = Field(None, description="jackknife standard error over the units")
+    low: Number = Field(None, description="lower end of the 95 % interval")
+    high: Number = Field(None, description="upper end of the 95 % interval")
+    n: int = Field(description="number of units, or of what the value was taken over")
+    units: Units | None = None
+    block: int | None = Field(None, description="0-based block of the value; none where several blocks enter")
+    curves: dict[str, Curve] = Field(default_factory=dict, description="by name; ``profile`` is the value over blocks")
+    null: Null | None = None
+    label: str | None = Field(None, description="a category that goes with the value, such as the closest pair")
+    details: dict[str, Number] = Field(default_factory=dict, description="further numbers by name")
+    arithmetic: str = "float64"
+    notes: list[str] = Field(default_factory=list)
+
+    @classmethod
+    def of(cls, value: float, interval: Interval | None, units: Units, **more: Any) -> Self:
+        """A value with its interval over some units."""
+        return cls(
+            value=value,
+            error=interval.error if interval else None,
+            low=interval.low if interval else None,
+            high=interval.high if interval else None,
+            n=len(units.values),
+            units=units,
+            **more,
+        )
+
+    @property
+    def profile(self) -> list[float | None] | None:
+        """The value at every block, where it has one."""
+        curve = self.curves.get("profile")
+        return None if curve is None else curve.y

@@ -1,0 +1,208 @@
+"""What is thought of a measurement: three answers, each a verdict with its reason and numbers; sentences come last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+from geometry_bench.records.estimates import Estimate
+from geometry_bench.records.measurement import Measurement
+
+
+class ClaimVerdict(StrEnum):
+    """Does the claim hold on this subject?"""
+
+    HOLDS = "HOLDS"
+    FAILS = "FAILS"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    NOT_APPLICABLE = "NOT_APPLICABLE"
+
+
+class PublishedVerdict(StrEnum):
+    """Does the value agree with the published one for this subject?"""
+
+    REPRODUCED = "REPRODUCED"
+    DIFFERS = "DIFFERS"
+    NO_FIGURE = "NO_FIGURE"
+
+
+class BaselineVerdict(StrEnum):
+    """Has the value moved from the stored baseline?"""
+
+    MATCH = "MATCH"
+    DRIFT = "DRIFT"
+    REGRESSION = "REGRESSION"
+    NO_BASELINE = "NO_BASELINE"
+    STALE = "STALE"
+    INCOMPARABLE = "INCOMPARABLE"
+
+
+NOT_COMPARED = (BaselineVerdict.NO_BASELINE, BaselineVerdict.STALE, BaselineVerdict.INCOMPARABLE)
+
+
+class Reason(StrEnum):
+    """Why an answer is what it is."""
+
+    # Does the claim hold?
+    ABSENT = "absent"
+    UNDEFINED = "undefined"
+    ALIGNMENT_UNKNOWN = "alignment unknown"
+    STRADDLES = "interval straddles the criterion"
+    NOT_MET = "criterion not met"
+    INSIDE_NULL = "inside its null"
+    BEYOND_NULL = "beyond its null"
+    MET = "criterion met"
+    # Does it agree with the published value?
+    NONE_PUBLISHED = "none published"
+    NO_VALUE = "no value"
+    PUBLISHED_AT_BOUND = "published value at the bound"
+    COMPARED = "values compared"
+    SIDES_COMPARED = "sides compared"
+    # Has it moved?
+    NONE_STORED = "none stored"
+    OTHER_VERSION = "other version of the claim"
+    OTHER_INPUTS = "other inputs"
+    OTHER_SETTING = "other setting"
+    UNDEFINED_IN_BOTH = "undefined in both"
+    UNDEFINED_IN_ONE = "undefined in one"
+    WITHIN_NOISE = "within numerical noise"
+    TOO_SMALL = "too small to matter"
+    WITHIN_SAMPLING = "within sampling noise"
+    BEYOND_BOTH = "beyond both"
+
+
+Verdict = TypeVar("Verdict", ClaimVerdict, PublishedVerdict, BaselineVerdict)
+Fact = float | int | str | None
+
+
+@dataclass(frozen=True)
+class Answer(Generic[Verdict]):
+    """A verdict, why, and the numbers and words behind it."""
+
+    verdict: Verdict
+    reason: Reason
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+
+    @property
+    def sentence(self) -> str:
+        """One sentence with the numbers."""
+        return _SENTENCES[self.reason](self.facts)
+
+    def number(self, name: str) -> float | None:
+        """One of the numbers; None where there is none of that name."""
+        found = self.facts.get(name)
+        return float(found) if isinstance(found, int | float) else None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The three answers to one measurement. ``source`` is the source's own criterion on its own variant."""
+
+    measurement: Measurement
+    claim: Answer[ClaimVerdict]
+    published: Answer[PublishedVerdict]
+    baseline: Answer[BaselineVerdict]
+    source: ClaimVerdict | None = None
+    stored_claim: ClaimVerdict | None = None
+    """The verdict on the stored value."""
+    stored_note: str | None = None
+    """The reason given when it was stored."""
+
+    @property
+    def flipped(self) -> bool:
+        """Whether the claim held in the baseline and fails now, or the reverse."""
+        both = {self.claim.verdict, self.stored_claim}
+        return self.baseline.verdict not in NOT_COMPARED and both == {ClaimVerdict.HOLDS, ClaimVerdict.FAILS}
+
+    @property
+    def where(self) -> str:
+        """The case and its subject, for a sentence."""
+        return f"{self.measurement.key} on {self.measurement.subject.id}"
+
+
+# Sentences
+
+
+def interval_facts(estimate: Estimate) -> dict[str, Fact]:
+    """Value and interval."""
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+
+
+def null_facts(estimate: Estimate) -> dict[str, Fact]:
+    """Where the value lies in its null."""
+    null = estimate.null
+    if null is None:
+        return {}
+    names = ("name", "mean", "sd", "low", "high", "percentile")
+    return {f"null_{name}": getattr(null, name) for name in names}
+
+
+def _interval(f: Mapping[str, Fact]) -> str:
+    if f.get("value") is None:
+        return "undefined"
+    if f.get("low") is None or f.get("high") is None:
+        return f"{f['value']:+.3f}"
+    return f"{f['value']:+.3f} [{f['low']:+.3f}, {f['high']:+.3f}]"
+
+
+def _null(f: Mapping[str, Fact]) -> str:
+    return f"null {f['null_mean']:+.3f} ± {f['null_sd']:.3f} ({f['null_name']}), percentile {f['null_percentile']:.0f}"
+
+
+def _alignment_unknown(f: Mapping[str, Fact]) -> str:
+    said = "not declared" if not f.get("method") else repr(f["method"])
+    return (
+        f"value {_interval(f)}, but the sign to expect depends on the alignment method, which is {said}: declare it with "
+        "--alignment MODEL=METHOD"
+    )
+
+
+def _pair(f: Mapping[str, Fact]) -> str:
+    return f"{f['value']:+.3f} against the published {f['reported']:+.3f}"
+
+
+def _change(f: Mapping[str, Fact]) -> str:
+    error = "?" if f.get("error") is None else f"{f['error']:.2g}"
+    p = "" if f.get("p") is None else f", p = {f['p']:.2g} (of {f['comparisons']} compared; family-wise {f['level']:g})"
+    label = f"; was {f['old_label']}, is {f['label']}" if f.get("label") != f.get("old_label") else ""
+    return f"{_moved(f)} ± {error}{p}, smallest change of interest {f['smallest']:g}{label}"
+
+
+def _moved(f: Mapping[str, Fact]) -> str:
+    return f"{f['old']:+.4f} -> {f['value']:+.4f}, difference {f['difference']:+.2g}"
+
+
+_SENTENCES: Mapping[Reason, Callable[[Mapping[str, Fact]], str]] = {
+    Reason.ABSENT: lambda f: str(f["sentence"]),
+    Reason.UNDEFINED: lambda f: f"the value is undefined: {f['sentence']}",
+    Reason.ALIGNMENT_UNKNOWN: _alignment_unknown,
+    Reason.STRADDLES: lambda f: f"{_interval(f)} straddles the criterion {f['wanted']}",
+    Reason.NOT_MET: lambda f: f"{_interval(f)} is not {f['wanted']}",
+    Reason.INSIDE_NULL: lambda f: f"{_interval(f)} is {f['wanted']}, but lies inside its {_null(f)}",
+    Reason.BEYOND_NULL: lambda f: f"{_interval(f)} is {f['wanted']} and beyond its {_null(f)}",
+    Reason.MET: lambda f: f"{_interval(f)} is {f['wanted']}",
+    Reason.NONE_PUBLISHED: lambda f: "the source has no value for this subject",
+    Reason.NO_VALUE: lambda f: f"published {f['reported']:+.3f}, but there is no value to compare with it",
+    Reason.PUBLISHED_AT_BOUND: lambda f: (
+        f"{_pair(f)}: the published {f['compared']} is within the source's resolution {f['resolution']:g}"
+    ),
+    Reason.COMPARED: lambda f: f"{_pair(f)}, resolution {f['resolution']:g}",
+    Reason.SIDES_COMPARED: lambda f: f"{_pair(f)}: {f['compared']} only, since the prompt pack is not the source's",
+    Reason.NONE_STORED: lambda f: str(f["sentence"]),
+    Reason.OTHER_VERSION: lambda f: f"the claim is now version {f['new']}, the baseline of version {f['old']}",
+    Reason.OTHER_INPUTS: lambda f: "the inputs are not those that the baseline was measured with",
+    Reason.OTHER_SETTING: lambda f: f"{f['name']} is {_short(f['new'])} here, {_short(f['old'])} in the baseline",
+    Reason.UNDEFINED_IN_BOTH: lambda f: "undefined here and in the baseline",
+    Reason.UNDEFINED_IN_ONE: lambda f: "undefined here or in the baseline, but not in both",
+    Reason.WITHIN_NOISE: lambda f: f"{_moved(f)}, within numerical noise {f['floor']:.1g}",
+    Reason.TOO_SMALL: lambda f: f"{_change(f)}: too small to matter",
+    Reason.WITHIN_SAMPLING: lambda f: f"{_change(f)}: within sampling noise",
+    Reason.BEYOND_BOTH: lambda f: f"{_change(f)}: beyond both",
+}
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else text[:12] + "…"
