@@ -13,8 +13,8 @@ from geometry_bench.labs.memo import Memo
 from geometry_bench.labs.model import MEAN_LAST_FIVE, Lab
 from geometry_bench.prompts.roles import ALIGNMENT, RequestSettings
 from geometry_bench.prompts.sets import RequestSet
+from geometry_bench.storage import digest_lines
 from geometry_bench.subjects.groups import DEPTH
-from geometry_bench.subjects.hashing import lines_hash
 
 CLASSES = ("safe", "unsafe")
 GROUP_SETS = (*CLASSES, ALIGNMENT)
@@ -116,7 +116,7 @@ class GroupLab(Memo):
         inputs = [self._measured[member].inputs for member in self.members]
 
         def together(name: str) -> str:
-            return lines_hash(str(facts[name]) for facts in inputs)
+            return digest_lines(str(facts[name]) for facts in inputs)
 
         return {
             **inputs[0],
@@ -133,4 +133,4 @@ class GroupLab(Memo):
     def pack_hash(self) -> str:
         """Content hash of all that a value is measured on, known before any model is loaded."""
         parts = [f"{role} {self.requests(role).hash}" for role in GROUP_SETS] + [f"depth {self.depth:.6f}"]
-        return lines_hash(parts)
+        return digest_lines(parts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -18,7 +17,7 @@ from geometry_bench.labs.memo import Memo
 from geometry_bench.prompts.pack import Pack, without_opening
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.prompts.sets import RequestSet
-from geometry_bench.subjects.hashing import lines_hash
+from geometry_bench.storage import digest_bytes, digest_lines
 from geometry_bench.subjects.spec import Identity, SubjectSpec
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def prompts_hash(pack: Pack, messages: Sequence[str], sets: Sequence[str], setti
     if not sets:
         return pack.hash
     parts = [*([pack.hash] if messages else []), *(f"{name} {settings.load(name).hash}" for name in sets)]
-    return lines_hash(parts)
+    return digest_lines(parts)
 
 
 @dataclass(frozen=True)
@@ -374,15 +373,13 @@ class Lab(Memo):
             for prompt in encoded
         ]
         prompts += [prompt for name in sets for prompt in self.encoded_requests(name, rendering)]
-        digest = hashlib.sha256()
-        for prompt in prompts:
-            digest.update(np.asarray([len(prompt.ids), *prompt.ids], dtype="<i8").tobytes())
+        tokens = (np.asarray([len(prompt.ids), *prompt.ids], dtype="<i8").tobytes() for prompt in prompts)
         facts: dict[str, Any] = {
             "pack": self.pack.id if messages or not sets else REQUESTS,
             "pack_hash": prompts_hash(self.pack, messages, sets, self.request_settings),
             "controls": self.pack.controls_from if messages or not sets else None,
             "messages": list(messages),
-            "tokens_hash": digest.hexdigest(),
+            "tokens_hash": digest_bytes(tokens),
             "template": chat.name,
             "template_hash": chat.template_hash,
             "system_policy": chat.system_policy,

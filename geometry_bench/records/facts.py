@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from geometry_bench.records.schema import Record
-from geometry_bench.subjects.hashing import lines_hash
+from geometry_bench.storage import digest_lines
 
 _OF_A_MEMBER = (
     "name", "revision", "adapter_hash", "dtype", "layers", "width", "block", "alignment", "role", "parent",
@@ -40,7 +40,7 @@ def panel_facts(name: str, records: Sequence[Record]) -> dict[str, Any]:
     """Facts of a panel from a record of each of its members."""
     members = {record.subject_name: record.subject for record in records}
     content = (f"{member} {facts['revision']}" for member, facts in sorted(members.items()))
-    return together(name, f"sha256:{lines_hash(content)}", members)
+    return together(name, f"sha256:{digest_lines(content)}", members)
 
 
 def panel_inputs(records: Sequence[Record]) -> dict[str, Any]:
