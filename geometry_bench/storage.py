@@ -1,44 +1,296 @@
-"""Arrays kept on disk under content keys: what the caches of activations and of decompositions have in common.
+"""The one place that writes files: lines appended whole, files and folders written whole, arrays under content keys.
 
-One safetensors file for each entry, which appears by an atomic rename, so that two processes may share a folder and an
-interrupted run leaves nothing half-written; a file that cannot be read, or whose checksum differs, counts as absent and is
-replaced.
+Imports no torch.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import secrets
+import shutil
+import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import platformdirs
 from numpy.typing import NDArray
 
-SUFFIX = ".safetensors"
-TEMPORARY = ".tmp"
+from geometry_bench.errors import GeometryBenchError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+Arrays = Mapping[str, NDArray[Any]]
+
+_TEMPORARY = ".tmp"
+# A temporary file this old belongs to a process that died: no write takes that long.
+_ABANDONED = timedelta(days=1)
 
 
-def content_key(parts: Mapping[str, Any]) -> str:
-    """sha256 (64 hex digits) of JSON-ready parts, independent of their order."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+# Digests
 
 
-class Entries:
-    """A folder of entries. Reading and writing never stop a run: trouble is told once, as a warning.
+def digest(parts: Any) -> str:
+    """SHA-256 (64 hex digits) of JSON-ready parts as canonical JSON, whatever the order of the keys."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=list)
+    return digest_bytes([text.encode()])
 
-    ``trouble`` is its sentence, with ``{root}`` and ``{error}`` in it.
+
+def digest_lines(lines: Iterable[str]) -> str:
+    """SHA-256 (64 hex digits) of lines of text in their order."""
+    return digest_bytes(["\n".join(lines).encode()])
+
+
+def digest_bytes(parts: Iterable[bytes | memoryview]) -> str:
+    """SHA-256 (64 hex digits) of bytes, one part after another."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(part)
+    return total.hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 (64 hex digits) of a file's content. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_arrays(arrays: Arrays) -> str:
+    """SHA-256 (64 hex digits) of arrays with their names and shapes."""
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        values = np.ascontiguousarray(arrays[name])
+        total.update(f"{name}{values.shape}".encode())
+        total.update(values.reshape(-1).view(np.uint8).data)
+    return total.hexdigest()
+
+
+# Files
+
+
+def append_line(path: Path, text: str, *, remedy: str = "make room or choose another place") -> None:
+    """Append one line whole or not at all; the folder is made where it is missing.
+
+    Processes that append to one file wait for each other where the system can lock files. Half a line that an earlier
+    process left is ended first. On return the line is on the disk.
+
+    Raises:
+        GeometryBenchError: it cannot be written, for want of space or permission; ``remedy`` ends the sentence.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = not path.exists()
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            _lock(handle)
+            size = os.lseek(handle, 0, os.SEEK_END)
+            os.lseek(handle, max(0, size - 1), os.SEEK_SET)
+            begun = os.read(handle, 1) not in (b"", b"\n")
+            try:
+                _write_all(handle, (b"\n" if begun else b"") + text.encode() + b"\n")
+                os.fsync(handle)
+            except BaseException:
+                with suppress(OSError):
+                    os.ftruncate(handle, size)
+                raise
+        finally:
+            os.close(handle)  # and with it the lock
+        if new:
+            _sync_folder(path.parent)
+    except OSError as error:
+        raise _unwritable(path, error, remedy) from None
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a whole file (text in UTF-8) or nothing; the folder is made where it is missing.
+
+    Raises:
+        GeometryBenchError: it cannot be written; an older file is as it was.
+    """
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise _unwritable(path, error, "choose a folder that can be") from None
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A temporary file to write, which takes the place of ``path`` in the end, or vanishes where writing fails.
+
+    ``durable``: on the disk on return, so that a loss of power leaves the old content or the new. Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:32]}.{os.getpid()}.{secrets.token_hex(4)}{_TEMPORARY}")
+    try:
+        yield temporary
+        if durable:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+        if durable:
+            _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(out: Path, needed: int = 0) -> Iterator[Path]:
+    """A folder beside ``out`` that becomes ``out`` in the end, or vanishes together with the parents made for it.
+
+    Raises:
+        GeometryBenchError: ``out`` exists or cannot be written, or fewer than ``needed`` bytes are free.
+    """
+    if out.exists() or out.is_symlink():
+        raise GeometryBenchError(f"{out} exists; choose a folder that does not.")
+    made = out.with_name(f".{out.name}.{os.getpid()}{_TEMPORARY}")
+    absent = [parent for parent in out.parents if not parent.exists()]
+    try:
+        _clear_abandoned(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(out.parent).free
+        if free < needed:
+            raise GeometryBenchError(
+                f"{out} needs {needed / 1e9:.3f} GB and there are {free / 1e9:.3f} GB free; choose another place."
+            )
+        made.mkdir()
+        yield made
+        os.rename(made, out)
+    except OSError as error:
+        raise _unwritable(out, error, "nothing is left of it, choose another place") from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+        for parent in absent:  # the innermost first; one that holds something stays
+            with suppress(OSError):
+                parent.rmdir()
+
+
+def writable(file: Path, *, remedy: str = "choose another place") -> None:
+    """Check early that a file can be written, without making it or its folder.
+
+    Raises:
+        GeometryBenchError: it cannot; ``remedy`` ends the sentence.
+    """
+    nearest = next(place for place in file.absolute().parents if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+        if file.exists():
+            os.close(os.open(file, os.O_RDWR | os.O_APPEND))
+    except OSError as error:
+        raise _unwritable(file, error, remedy) from None
+
+
+def _unwritable(path: Path, error: OSError, remedy: str) -> GeometryBenchError:
+    return GeometryBenchError(f"{path} cannot be written ({error.strerror or error}): {remedy}.")
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    """os.write may write less than it is given, as where the disk is almost full."""
+    while data:
+        written = os.write(handle, data)
+        if not written:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        data = data[written:]
+
+
+def _lock(handle: int) -> None:
+    if fcntl is not None:
+        with suppress(OSError):  # a file system without locks: O_APPEND alone keeps lines apart
+            fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+def _sync_folder(folder: Path) -> None:
+    """A file's entry in its folder is on the disk once the folder is; not all systems let a folder be opened for that."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _clear_abandoned(out: Path) -> None:
+    """Remove what was begun for ``out`` by processes that live no more: killed, they could not do it themselves."""
+    named = re.compile(rf"\.{re.escape(out.name)}\.(\d+){re.escape(_TEMPORARY)}")
+    for left in out.parent.iterdir() if out.parent.is_dir() else ():
+        match = named.fullmatch(left.name)
+        if match and not _runs(int(match[1])):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    """Whether another process of that number runs; where that cannot be asked (Windows), it is taken to."""
+    if process == os.getpid():
+        return False
+    try:
+        if os.name == "posix":
+            os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+# Caches
+
+
+def cache_folder(kind: str, root: Path | None = None) -> Path:
+    """Where what is kept of one kind lies: below ``root``, else $GEOMETRY_BENCH_CACHE, else the user's cache folder."""
+    named = os.environ.get("GEOMETRY_BENCH_CACHE")
+    if root is None and named:
+        root = Path(named).expanduser()
+    return (root or platformdirs.user_cache_path("geometry-bench", appauthor=False)) / kind
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a cache: ``size`` in bytes on the disk, when it was last ``used``."""
+
+    used: datetime
+    size: int
+    path: Path
+
+    @cached_property
+    def facts(self) -> Mapping[str, str]:
+        """What was said of the entry when it was put there; empty where the file cannot be read."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.path, framework="np") as file:
+                return dict(file.metadata() or {})
+        except (OSError, SafetensorError):
+            return {}
+
+
+class DiskCache:
+    """Arrays under content keys, one safetensors file each, within a limit of bytes where one is given.
+
+    Entries appear by an atomic rename, so that processes may share a folder; a file that cannot be read, or whose
+    checksum differs, counts as absent and is replaced. Entries used longest ago make room for new ones. Trouble with the
+    folder never stops a run: it is told once as a warning, ``trouble`` with ``{root}`` and ``{error}`` filled in.
     """
 
-    def __init__(self, root: Path, trouble: str) -> None:
-        self.root, self._trouble, self._warned = root, trouble, False
+    def __init__(self, root: Path, trouble: str, *, limit: int | None = None) -> None:
+        self.root, self.limit, self._trouble = root, limit, trouble
+        self._warned = False
+        self._held: int | None = None
 
-    def read(self, key: str) -> dict[str, NDArray[Any]] | None:
+    def get(self, key: str) -> Arrays | None:
         """The arrays under a key, or None where there are none, or none that can be trusted."""
         from safetensors import SafetensorError, safe_open
 
@@ -48,54 +300,80 @@ class Entries:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         except (OSError, SafetensorError):
             return None
-        return arrays if facts.get("key") == key and facts.get("sha256") == _checksum(arrays) else None
+        if facts.get("key") != key or facts.get("sha256") != digest_arrays(arrays):
+            return None
+        with suppress(OSError):
+            os.utime(self.path(key))
+        return arrays
 
-    def write(self, key: str, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, str]) -> bool:
-        """Keep arrays with facts that a person can read; False where the folder cannot be written."""
+    def put(self, key: str, arrays: Arrays, facts: Mapping[str, str] | None = None) -> bool:
+        """Keep arrays, with facts that a person can read; False where they exceed the limit or cannot be written."""
         from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
         # The library writes what lies in memory, whatever the order of the entries there.
         arrays = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
-        target = self.path(key)
-        temporary = target.with_name(f".{key[:16]}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY}")
+        size = sum(values.nbytes for values in arrays.values())
+        if self.limit is not None and size > self.limit:
+            return False
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        own = {"key": key, "sha256": digest_arrays(arrays), "created": created, "bytes": str(size)}
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                save_file(arrays, temporary, metadata={**facts, "key": key, "sha256": _checksum(arrays)})
-                os.replace(temporary, target)
-            finally:
-                # Gone already after the rename; left over where writing failed or was interrupted.
-                temporary.unlink(missing_ok=True)
+            self._make_room(size)
+            # The checksum tells what a loss of power left half-written: no need to wait for the disk.
+            with replacing(self.path(key), durable=False) as temporary:
+                save_file(arrays, temporary, metadata={**(facts or {}), **own})
         except (OSError, SafetensorError) as error:
-            self.warn(error)
+            self._warn(error)
             return False
         return True
 
     def path(self, key: str) -> Path:
         """Where an entry lies."""
-        return self.root / key[:2] / f"{key}{SUFFIX}"
+        return self.root / key[:2] / f"{key}.safetensors"
 
-    def files(self, suffix: str = SUFFIX) -> list[Path]:
-        """The files of all entries, or of what was begun (``TEMPORARY``), by name."""
+    def entries(self) -> list[Entry]:
+        """All entries, the one used longest ago first."""
+        return sorted(self._files(".safetensors"), key=lambda entry: (entry.used, entry.path))
+
+    def clear(self, *, older_than: timedelta | None = None, subject: str | None = None) -> int:
+        """Delete all entries, or those not used for so long, or those whose facts name a subject; returns how many."""
+        now = datetime.now(UTC)
+        chosen = [
+            entry
+            for entry in self.entries()
+            if (older_than is None or now - entry.used >= older_than)
+            and (subject is None or entry.facts.get("subject") == subject)
+        ]
+        for entry in chosen + [left for left in self._files(_TEMPORARY) if now - left.used > _ABANDONED]:
+            entry.path.unlink(missing_ok=True)
+        return len(chosen)
+
+    def _files(self, suffix: str) -> Iterator[Entry]:
         try:
-            return sorted(path for path in self.root.glob("??/*") if path.name.endswith(suffix))
+            for path in self.root.glob("??/*"):
+                with suppress(FileNotFoundError):  # removed by another process meanwhile
+                    if path.name.endswith(suffix):
+                        status = path.stat()
+                        yield Entry(datetime.fromtimestamp(status.st_mtime, UTC), status.st_size, path)
         except OSError as error:
-            self.warn(error)
-            return []
+            self._warn(error)
 
-    def warn(self, error: Exception) -> None:
-        """Tell of trouble, the first time."""
+    def _make_room(self, size: int) -> None:
+        if self.limit is None:
+            return
+        if self._held is None or self._held + size > self.limit:
+            entries = self.entries()
+            self._held = sum(entry.size for entry in entries)
+            for entry in entries:
+                if self._held + size <= self.limit:
+                    break
+                entry.path.unlink(missing_ok=True)
+                self._held -= entry.size
+        self._held += size
+
+    def _warn(self, error: Exception) -> None:
         if not self._warned:
             self._warned = True
             text = self._trouble.format(root=self.root, error=error)
             warnings.warn(text, RuntimeWarning, stacklevel=4)
-
-
-def _checksum(arrays: Mapping[str, NDArray[Any]]) -> str:
-    total = hashlib.sha256()
-    for name in sorted(arrays):
-        values = np.ascontiguousarray(arrays[name])
-        total.update(f"{name}{values.shape}".encode())
-        total.update(values.reshape(-1).view(np.uint8).data)
-    return total.hexdigest()

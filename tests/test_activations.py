@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 
 from geometry_bench.activations import batching
 from geometry_bench.activations import capture as capturing
-from geometry_bench.activations.cache import Cache, default_root
+from geometry_bench.activations.cache import TENSOR, Cache
 from geometry_bench.activations.capture import capture, capture_batches
 from geometry_bench.activations.pooling import LAST, Pooler, Pooling
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.storage import content_key
+from geometry_bench.storage import digest
 from geometry_bench.subjects.blocks import block_output
 from geometry_bench.subjects.load import Subject, load
 from geometry_bench.subjects.spec import Identity, SubjectSpec
@@ -491,7 +491,7 @@ def test_values_that_are_not_finite_name_prompt_and_layer(tmp_path: Path) -> Non
         capture(subject, [(5, 6), (7, 8, 9), (5, poisoned)], cache=cache)
     with pytest.raises(GeometryBenchError, match="prompt 2 are not finite at layer 1 "):
         list(capture_batches(subject, [(5, 6), (7, 8, 9), (5, poisoned)]))
-    assert not cache.list()
+    assert not cache.entries()
 
 
 @pytest.mark.parametrize(
@@ -558,7 +558,7 @@ def test_a_new_pooling_beside_stored_ones_is_all_that_is_computed(tmp_path: Path
     result = capture(subject, prompts, (LAST, Pooling("mean")), cache=cache)
     np.testing.assert_array_equal(result[LAST], stored)
     assert list(result) == [LAST, Pooling("mean")]
-    assert len(cache.list()) == 2
+    assert len(cache.entries()) == 2
 
 
 def change_of(subject: Subject, what: str) -> None:
@@ -611,7 +611,7 @@ def test_a_damaged_entry_is_a_miss_and_replaced(
     subject, cache, prompts = stand_in("llama"), Cache(tmp_path), prompts_of([5])
     expected = capture(subject, prompts, cache=cache)[LAST]
     made = len(passes)
-    (entry,) = cache.list()
+    (entry,) = cache.entries()
     damage(entry.path)
     np.testing.assert_array_equal(capture(subject, prompts, cache=cache)[LAST], expected)
     assert len(passes) == made + 1
@@ -622,11 +622,11 @@ def test_a_damaged_entry_is_a_miss_and_replaced(
 def test_entries_say_what_they_are_and_can_be_cleared(tmp_path: Path) -> None:
     subject, cache = stand_in("llama"), Cache(tmp_path)
     capture(subject, prompts_of([5, 9]), (LAST, Pooling("mean")), cache=cache)
-    cache.put(content_key({"other": 1}), np.zeros((1, 1, 1), np.float32), {"subject": "some/other"})
-    facts = {row.key: row.facts or {} for row in cache.list()}
+    cache.put(digest({"other": 1}), {TENSOR: np.zeros((1, 1, 1), np.float32)}, {"subject": "some/other"})
+    facts = {row.path.stem: row.facts for row in cache.entries()}
     assert sorted(entry["subject"] for entry in facts.values()) == ["some/other", subject.id, subject.id]
-    row = next(row for row in cache.list() if facts[row.key].get("pooling") == "mean")
-    entry = facts[row.key]
+    row = next(row for row in cache.entries() if row.facts.get("pooling") == "mean")
+    entry = row.facts
     assert (entry["prompts"], entry["layers"], entry["width"]) == ("2", str(subject.n_layers), str(subject.width))
     assert entry["bytes"] == str(2 * subject.n_layers * subject.width * 4)
     assert {"created", "key", "dtype"} <= entry.keys()
@@ -641,7 +641,7 @@ def test_entries_say_what_they_are_and_can_be_cleared(tmp_path: Path) -> None:
     assert recent.exists()
     assert cache.clear(subject="some/other") == 1
     assert cache.clear() == 1
-    assert cache.list() == []
+    assert cache.entries() == []
 
 
 def test_a_folder_that_cannot_be_written_is_said_once_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -681,15 +681,15 @@ def test_an_interruption_leaves_no_file_and_no_hook(
 
 
 def write_often(root: str, seed: int) -> None:
-    cache, key = Cache(Path(root)), content_key({"shared": 1})
+    cache, key = Cache(Path(root)), digest({"shared": 1})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(40):
             values = np.full((8, 8, 64), seed, np.float32)
-            assert cache.put(key, values, {})
+            assert cache.put(key, {TENSOR: values})
             stored = cache.get(key)
             assert stored is not None  # another process may have replaced it, but whole it always is
-            assert len(np.unique(stored)) == 1
+            assert len(np.unique(stored[TENSOR])) == 1
 
 
 def test_two_processes_may_write_the_same_entry(tmp_path: Path) -> None:
@@ -700,15 +700,15 @@ def test_two_processes_may_write_the_same_entry(tmp_path: Path) -> None:
     for worker in workers:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0]
-    assert len(Cache(tmp_path).list()) == 1
+    assert len(Cache(tmp_path).entries()) == 1
     assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_the_cache_folder_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GEOMETRY_BENCH_CACHE", str(tmp_path / "here"))
-    assert Cache().root == tmp_path / "here"
+    assert Cache().root == tmp_path / "here" / "activations"
     monkeypatch.delenv("GEOMETRY_BENCH_CACHE")
-    assert default_root().parts[-2:] == ("geometry-bench", "activations")
+    assert Cache().root.parts[-2:] == ("geometry-bench", "activations")
 
 
 # Progress

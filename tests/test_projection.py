@@ -181,7 +181,7 @@ def empty(folder: Path) -> bool:
     [
         (
             OSError(errno.ENOSPC, "No space left on device"),
-            r"cannot be written \(No space left on device\); nothing is",
+            r"cannot be written \(No space left on device\): nothing is",
         ),
         (KeyboardInterrupt("stopped"), "stopped"),
     ],

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,8 @@ from geometry_bench.records.files import (
     BaselineStore,
     ResultsFile,
     read_baseline,
-    read_records,
     settings_name,
     updated,
-    write_atomically,
 )
 from geometry_bench.records.schema import (
     SCHEMA,
@@ -34,6 +30,7 @@ from geometry_bench.records.schema import (
     Record,
     Verdicts,
 )
+from geometry_bench.storage import write_atomically
 
 SUBJECT = {
     "id": "org/name",
@@ -147,19 +144,6 @@ def test_a_newer_record_is_refused_with_its_line(tmp_path: Path) -> None:
 # --- written whole or not at all -------------------------------------------------------------------------------------
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "deep" / "file.json"
-    write_atomically(path, "old")
-
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(GeometryBenchError, match="No space left on device"):
-        write_atomically(path, "new")
-    assert [(p.name, p.read_text()) for p in path.parent.iterdir()] == [("file.json", "old")]
-
-
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for attempt in (
@@ -207,34 +191,6 @@ def test_a_line_cut_right_after_a_brace(tmp_path: Path) -> None:
     text = record("b").model_dump_json()
     file.path.write_bytes(file.path.read_bytes() + text[: text.index("}") + 1].encode())
     assert [r.case for r in file.read()] == ["a"]
-
-
-WRITER = """
-import sys
-from pathlib import Path
-from geometry_bench.records.files import ResultsFile
-from geometry_bench.records.schema import Record
-record = Record.model_validate_json(sys.stdin.read())
-file = ResultsFile(Path(sys.argv[1]))
-for number in range(60):
-    file.append(record.model_copy(update={"case": f"{sys.argv[2]}{number}"}))
-"""
-
-
-def test_two_processes_do_not_mix_their_lines(tmp_path: Path) -> None:
-    long = record(leave_one_out=[0.123456789] * 400).model_dump_json()
-    writers = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name], stdin=subprocess.PIPE, text=True)
-        for name in "xy"
-    ]
-    for writer in writers:
-        assert writer.stdin is not None
-        writer.stdin.write(long)
-        writer.stdin.close()
-    assert [writer.wait(60) for writer in writers] == [0, 0]
-    cases = [r.case for r in read_records(tmp_path / "records.jsonl")]
-    for name in "xy":
-        assert [case for case in cases if case[0] == name] == [f"{name}{number}" for number in range(60)]
 
 
 # --- baselines -------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("GEOMETRY_BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(scope="module")
@@ -201,17 +201,19 @@ def test_file_hashes_are_remembered_only_once_settled(tmp_path: Path, monkeypatc
     path.write_bytes(b"one")
     digest = hashing.file_hash(path)
     assert digest == hashlib.sha256(b"one").hexdigest()
-    assert not list(hashing.cache_folder().rglob("*")), "a file changed just now may change again unnoticed"
+    assert not list(hashing.cache_folder("file-hashes").rglob("*")), (
+        "a file changed just now may change again unnoticed"
+    )
     monkeypatch.setattr(hashing, "_SETTLED_NS", -1)
     assert hashing.file_hash(path) == digest
-    (memo,) = (entry for entry in hashing.cache_folder().rglob("*") if entry.is_file())
+    (memo,) = (entry for entry in hashing.cache_folder("file-hashes").rglob("*") if entry.is_file())
     memo.write_text("f" * 64)
     assert hashing.file_hash(path) == "f" * 64, "the remembered hash is used"
     memo.write_text("torn")
     assert hashing.file_hash(path) == digest, "a damaged one is not"
     path.write_bytes(b"two")
     assert hashing.file_hash(path) == hashlib.sha256(b"two").hexdigest()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(path))  # a file where a folder should be
+    monkeypatch.setenv("GEOMETRY_BENCH_CACHE", str(path))  # a file where a folder should be
     assert hashing.file_hash(path) == hashlib.sha256(b"two").hexdigest()
 
 

@@ -563,11 +563,11 @@ def test_a_missing_role_is_told() -> None:
 def test_decompositions_are_kept_and_damage_is_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start = opened(folder(tmp_path / "a", some(0)))
     update = compare(start, opened(folder(tmp_path / "b", some(1))))
-    name, store = "model.layers.0.mlp.up_proj.weight", Store(tmp_path / "store")
+    name, store = "model.layers.0.mlp.up_proj.weight", Store(tmp_path / "kept")
     made = update.factors(name, store=store)
     with monkeypatch.context() as patch:
         patch.setattr("geometry_bench.updates.decompositions._gram", lambda matrix: pytest.fail("decomposed again"))
-        kept = update.factors(name, store=Store(tmp_path / "store"))
+        kept = update.factors(name, store=Store(tmp_path / "kept"))
     np.testing.assert_array_equal(kept.vectors, made.vectors)
     assert kept.spectrum.total == made.spectrum.total
     np.testing.assert_array_equal(kept.spectrum.energies, made.spectrum.energies)
@@ -589,7 +589,7 @@ def test_the_store_keeps_within_its_limit(tmp_path: Path) -> None:
     for number in range(9):
         assert store.put(f"{number:064x}", arrays)
     assert not store.put("f" * 64, {"x": np.zeros(200)})
-    left = sorted(path.stem[-1] for path in tmp_path.glob("??/*"))
+    left = sorted(path.stem[-1] for path in store.root.glob("??/*"))
     assert len(left) <= 6
     assert "8" in left
     assert "0" not in left

@@ -27,8 +27,8 @@ from geometry_bench.labs.group import GroupLab
 from geometry_bench.labs.model import CaptureSettings, Lab, Rendering, States
 from geometry_bench.prompts.pack import Pack, load_pack
 from geometry_bench.records.environment import environment
-from geometry_bench.records.files import write_atomically
 from geometry_bench.resources import data_root
+from geometry_bench.storage import write_atomically
 from geometry_bench.subjects.families import embedded_specs, load_family
 from geometry_bench.subjects.spec import SubjectSpec, resolve
 

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from geometry_bench.activations import batching
 from geometry_bench.activations.batching import Batch, Ids
-from geometry_bench.activations.cache import Cache
+from geometry_bench.activations.cache import TENSOR, Cache
 from geometry_bench.activations.pooling import LAST, Padding, Pooler, Pooling
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.storage import content_key
+from geometry_bench.storage import digest
 
 if TYPE_CHECKING:
     import torch
@@ -76,10 +76,10 @@ def capture(
         setting = {"padding": padding, "token_budget": work.token_budget, "batch_size": batch_size}
         facts = _key_facts(subject, work.distinct, setting)
         for pooling in work.poolings:
-            keys[pooling] = content_key({**facts, "pooling": pooling.name})
-            stored = cache.get(keys[pooling])
+            keys[pooling] = digest({**facts, "pooling": pooling.name})
+            stored = (cache.get(keys[pooling]) or {}).get(TENSOR)
             if stored is not None and stored.shape == shape:
-                found[pooling] = stored
+                found[pooling] = stored.astype(np.float32, copy=False)
 
     missing = tuple(pooling for pooling in work.poolings if pooling not in found)
     if missing:
@@ -89,7 +89,7 @@ def capture(
                 fresh[pooling][list(rows)] = values
         for pooling, values in fresh.items():
             if cache is not None and work.distinct:
-                cache.put(keys[pooling], values, _file_facts(subject, shape, pooling))
+                cache.put(keys[pooling], {TENSOR: values}, _file_facts(subject, shape, pooling))
         found.update(fresh)
     return {pooling: found[pooling][work.where] for pooling in work.poolings}
 

@@ -141,9 +141,10 @@ def leaderboard(
 ) -> None:
     """Print the source's two tables: published figures, and your records beside them."""
     from geometry_bench.published.schema import load_published
-    from geometry_bench.records.files import RECORDS, read_records, write_atomically
+    from geometry_bench.records.files import RECORDS, read_records
     from geometry_bench.report.leaderboard import published_rows, render_leaderboard
     from geometry_bench.report.measured import measured_rows
+    from geometry_bench.storage import write_atomically
 
     source = load_published()
     rows = list(published_rows(source)) if published else []
@@ -220,20 +221,20 @@ _CacheDir = Annotated[Path | None, typer.Option("--activation-cache", help="Fold
 def cache_list(activation_cache: _CacheDir = None) -> None:
     """List the captures that the activation cache holds, and how many decompositions of weight updates lie beside it."""
     from geometry_bench.activations.cache import Cache
-    from geometry_bench.updates.store import Store, root_in
+    from geometry_bench.updates.store import Store
 
     cache = Cache(activation_cache)
     names = ("subject", "pooling", "prompts", "layers", "width", "created")
-    entries = cache.list()
+    entries = cache.entries()[::-1]
     if entries:
         rows = [
-            (*((entry.facts or {}).get(name, "unreadable")[:40] for name in names), f"{entry.size / 1e6:.1f} MB")
+            (*(entry.facts.get(name, "unreadable")[:40] for name in names), f"{entry.size / 1e6:.1f} MB")
             for entry in entries
         ]
         typer.echo(tabulate(rows, (*names, "size")))
     typer.echo(f"{len(entries)} captures in {cache.root}")
-    store = Store(root_in(activation_cache))
-    sizes = [size for _, size, _ in store.entries()]
+    store = Store(activation_cache)
+    sizes = [entry.size for entry in store.entries()]
     typer.echo(f"{len(sizes)} decompositions ({sum(sizes) / 1e6:.1f} MB) in {store.root}")
 
 
@@ -247,13 +248,13 @@ def cache_clear(
 ) -> None:
     """Remove captures, and without --subject decompositions of weight updates too; everything can be measured again."""
     from geometry_bench.activations.cache import Cache
-    from geometry_bench.updates.store import Store, root_in
+    from geometry_bench.updates.store import Store
 
     age = None if older_than is None else timedelta(days=older_than)
     removed = Cache(activation_cache).clear(older_than=age, subject=subject)
     typer.echo(f"{removed} captures removed")
     if subject is None:
-        typer.echo(f"{Store(root_in(activation_cache)).clear(older_than=age)} decompositions removed")
+        typer.echo(f"{Store(activation_cache).clear(older_than=age)} decompositions removed")
 
 
 @family_app.command("build")

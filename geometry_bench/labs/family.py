@@ -14,7 +14,7 @@ from geometry_bench.geometry.subspaces import OverlapSweep, Rule, energy_of_vect
 from geometry_bench.labs.memo import Memo, remembered
 from geometry_bench.records.facts import WeightInputs
 from geometry_bench.subjects.families import CONTROL, Family, Member
-from geometry_bench.subjects.hashing import lines_hash
+from geometry_bench.storage import digest_lines
 from geometry_bench.updates.checkpoint import layer_of
 from geometry_bench.updates.store import Store
 from geometry_bench.updates.sweep import TensorSweep, common_names, sweep
@@ -43,7 +43,7 @@ STARTS: Mapping[str, str] = {"aligned": "aligned", "safety": "safety_tuned", "dp
 
 def family_inputs(members: Iterable[str]) -> WeightInputs:
     """What a record says of updates, which have no prompts: between which members they lie, and the grids."""
-    return WeightInputs(hash=lines_hash([f"{SHARES} {THRESHOLDS} {sorted(members)}"]))
+    return WeightInputs(hash=digest_lines([f"{SHARES} {THRESHOLDS} {sorted(members)}"]))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.prompts.sets import RequestSet
 from geometry_bench.records.facts import ModelFacts, PromptInputs
 from geometry_bench.subjects.groups import DEPTH
-from geometry_bench.subjects.hashing import lines_hash
+from geometry_bench.storage import digest_lines
 
 SWEPT = (1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)
 """Relative depths at which values are recorded beside the declared one."""
@@ -29,7 +29,7 @@ def block_at(depth: float, layers: int) -> int:
 
 def group_hash(required: Requirements, settings: RequestSettings, depth: float) -> str:
     """Content hash of all that a value about a group is measured on, known before any model is loaded."""
-    return lines_hash([*(f"{role} {settings.load(role).hash}" for role in required.sets), f"depth {depth:.6f}"])
+    return digest_lines([*(f"{role} {settings.load(role).hash}" for role in required.sets), f"depth {depth:.6f}"])
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class GroupLab(Memo):
         inputs = [self._measured[member].inputs for member in self.members]
 
         def together(name: str) -> str:
-            return lines_hash(str(getattr(one, name)) for one in inputs)
+            return digest_lines(str(getattr(one, name)) for one in inputs)
 
         def named(name: str) -> str:
             return ", ".join(dict.fromkeys(str(getattr(one, name)) for one in inputs))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -20,6 +19,7 @@ from geometry_bench.prompts.pack import Pack, without_opening
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.prompts.sets import RequestSet
 from geometry_bench.records.facts import ModelFacts, PromptInputs, RequestFacts, Requested
+from geometry_bench.storage import digest_bytes
 from geometry_bench.subjects.spec import Identity, SubjectSpec
 
 if TYPE_CHECKING:
@@ -347,7 +347,4 @@ class Lab(Memo):
 
 
 def _tokens_hash(prompts: Iterable[Encoded]) -> str:
-    digest = hashlib.sha256()
-    for prompt in prompts:
-        digest.update(np.asarray([len(prompt.ids), *prompt.ids], dtype="<i8").tobytes())
-    return digest.hexdigest()
+    return digest_bytes(np.asarray([len(prompt.ids), *prompt.ids], dtype="<i8").tobytes() for prompt in prompts)

@@ -9,7 +9,7 @@ from typing import Literal
 from geometry_bench.activations.pooling import Pooling
 from geometry_bench.prompts.pack import Pack
 from geometry_bench.prompts.roles import RequestSettings
-from geometry_bench.subjects.hashing import lines_hash
+from geometry_bench.storage import digest_lines
 
 Condition = Literal["systems", "bare", "controls", "topics"]
 """Kinds of system prompts."""
@@ -45,7 +45,7 @@ class Requirements:
         if not self.sets:
             return pack.hash
         drawn = (f"{name} {settings.load(name).hash}" for name in self.sets)
-        return lines_hash([*([pack.hash] if self.messages else []), *drawn])
+        return digest_lines([*([pack.hash] if self.messages else []), *drawn])
 
     def cost(self, pack: Pack, settings: RequestSettings | None = None) -> int:
         """Forward passes that a claim would take alone; claims on one message set or set of requests share them."""

@@ -7,8 +7,6 @@ sentence by a ``GeometryBenchError``, before any model is loaded.
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -18,6 +16,7 @@ from typing import Any, Literal
 
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.resources import data_root
+from geometry_bench.storage import digest
 
 TRADITIONS = ("chenrezig", "tara", "agape", "rahma")
 """The four contemplative traditions of source A."""
@@ -370,5 +369,4 @@ def _content_hash(
             for name, items in messages.items()
         },
     }
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+    return digest(content)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.storage import digest_bytes
 
 SystemPolicy = Literal["native", "prepend_to_user", "not_applicable"]
 POLICIES: tuple[SystemPolicy, ...] = ("native", "prepend_to_user", "not_applicable")
@@ -63,7 +63,7 @@ class ChatFormat:
             self._as_parts = self._needs_parts()
         self.system_policy: SystemPolicy = self._policy(system_role)
         source = self._template if self._template is not None else _PLAIN_FORMAT
-        self.template_hash = hashlib.sha256(f"{source}\0{self.system_policy}".encode()).hexdigest()
+        self.template_hash = digest_bytes([f"{source}\0{self.system_policy}".encode()])
         self.injected_text: str | None = self._injected()
         self._bos: int | None = getattr(tokenizer, "bos_token_id", None)
         self.uses_bos = self._adds_bos()

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import hashlib
-import json
 import random
 import re
 import tomllib
@@ -23,6 +21,7 @@ from geometry_bench.prompts import public as hub
 from geometry_bench.prompts.public import PUBLIC, Public
 from geometry_bench.prompts.tables import ENDINGS, Row, need_column, read_rows
 from geometry_bench.resources import data_root
+from geometry_bench.storage import digest, digest_file
 
 USUAL_COLUMNS = (
     "prompt", "request", "instruction", "goal", "Behavior", "behavior", "question", "problem", "query", "text",
@@ -178,7 +177,7 @@ def _pack_path(file: str) -> Path:
 
 @functools.cache
 def _pack_revision(file: str) -> str:
-    return f"sha256:{hashlib.sha256(_pack_path(file).read_bytes()).hexdigest()}"
+    return f"sha256:{digest_file(_pack_path(file))}"
 
 
 @functools.cache
@@ -273,8 +272,7 @@ def _from_file(
     label = f"The data file {path}"
     rows = read_rows(path)
     requests, used = _requests(rows, label, column, topic, where)
-    with path.open("rb") as file:
-        revision = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    revision = f"sha256:{digest_file(path)}"
     return _draw(path.name, requests, "file", revision, used, count, seed, label)
 
 
@@ -394,15 +392,9 @@ def _draw(
     return RequestSet(
         name=name,
         requests=chosen,
-        hash=_hash(chosen),
+        hash=digest([[r.id, r.text, r.topic, r.partner, r.wrapper] for r in chosen]),
         origin=origin,
         revision=revision,
         column=column,
         sampled=Sampled(None if count is None else seed, len(chosen), len(kept), duplicates),
     )
-
-
-def _hash(requests: Iterable[Request]) -> str:
-    content = [[r.id, r.text, r.topic, r.partner, r.wrapper] for r in requests]
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from geometry_bench.records.estimates import Frozen
-from geometry_bench.subjects.hashing import lines_hash
+from geometry_bench.storage import digest_lines
 
 
 class Requested(Frozen):
@@ -214,7 +214,7 @@ def panel_facts(members: Mapping[str, ModelFacts]) -> PanelFacts:
     return PanelFacts(
         id="panel",
         name="panel",
-        revision=f"sha256:{lines_hash(content)}",
+        revision=f"sha256:{digest_lines(content)}",
         members={member: MemberFacts.of(facts) for member, facts in members.items()},
         **shared(members),
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,39 +9,13 @@ from typing import Any
 
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.records.schema import Baseline, BaselineCase, Record, parse
+from geometry_bench.storage import append_line, writable
 
 RECORDS = "records.jsonl"
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a whole file or nothing: a temporary file in the same folder, then a rename.
-
-    Raises:
-        GeometryBenchError: the folder cannot be written.
-    """
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's own mode would keep everybody else out
-        os.replace(temporary, path)
-    except OSError as error:
-        raise GeometryBenchError(f"{path} cannot be written ({error.strerror}): choose a folder that can be.") from None
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 class ResultsFile:
-    """``records.jsonl`` of one results folder: one record a line, each written with a single call and flushed.
+    """``records.jsonl`` of one results folder, one record a line.
 
     The folder is made when the first record comes; that it can be is checked at once.
 
@@ -53,16 +25,7 @@ class ResultsFile:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / RECORDS
-        nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-        try:
-            with tempfile.TemporaryFile(dir=nearest):
-                pass
-            if self.path.exists():
-                os.close(os.open(self.path, os.O_RDWR | os.O_APPEND))
-        except OSError as error:
-            raise GeometryBenchError(
-                f"The results folder {folder} cannot be written ({error.strerror}: {nearest}): choose another --results."
-            ) from None
+        writable(self.path, remedy="choose another --results")
 
     def append(self, record: Record) -> None:
         """Add one record; a line is written whole, so that two runs into one folder do not mix their lines.
@@ -70,25 +33,8 @@ class ResultsFile:
         Raises:
             GeometryBenchError: it cannot be written, for want of space or permission.
         """
-        try:
-            self._append((record.model_dump_json() + "\n").encode())
-        except OSError as error:
-            raise GeometryBenchError(
-                f"The record of {record.key} cannot be written to {self.path} ({error.strerror}): "
-                "make room or choose another --results, and go on with --resume."
-            ) from None
-
-    def _append(self, line: bytes) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            size = os.fstat(handle).st_size
-            if size and os.pread(handle, 1, size - 1) != b"\n":
-                line = b"\n" + line  # an earlier run was cut in the middle of a line
-            os.write(handle, line)
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        remedy = f"make room or choose another --results, and go on after {record.key} with --resume"
+        append_line(self.path, record.model_dump_json(), remedy=remedy)
 
     def read(self) -> list[Record]:
         """All records in the order written; a last line cut short by a kill is passed over."""

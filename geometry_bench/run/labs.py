@@ -82,9 +82,9 @@ class Labs:
     def family(self, family: PinnedFamily) -> FamilyLab:
         """The lab of a family's weights."""
         if family.id not in self._families:
-            from geometry_bench.updates.store import Store, root_in
+            from geometry_bench.updates.store import Store
 
-            store = Store(root_in(self._cache_dir)) if self._cache else None
+            store = Store(self._cache_dir) if self._cache else None
             self._families[family.id] = FamilyLab(family.family, store, progress=self._capture.progress)
         return self._families[family.id]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.published.schema import alignment_group_of
 from geometry_bench.records.files import revision_name
+from geometry_bench.storage import digest_lines
 from geometry_bench.subjects.families import Family, embedded_specs
 from geometry_bench.subjects.groups import OF_THE_RUN, Group
-from geometry_bench.subjects.hashing import lines_hash
 from geometry_bench.subjects.spec import Identity, SubjectSpec, resolve
 from geometry_bench.updates.checkpoint import revision_of
 
@@ -101,7 +101,7 @@ class Roster:
                     f"{twin} and {name} of the group {group.id} are the same checkpoint: name each model once."
                 )
         content = [f"{name} {checkpoint}" for name, checkpoint in checkpoints.items()]
-        digest = lines_hash([*content, f"about {checkpoints[group.reference]}"])
+        digest = digest_lines([*content, f"about {checkpoints[group.reference]}"])
         reference = group.reference
         if (
             group.id == OF_THE_RUN
@@ -112,7 +112,7 @@ class Roster:
     def _pinned_family(self, family: Family) -> PinnedFamily:
         members = {member.name: revision_of(family.spec(member)) for member in family.members}
         content = [f"{member.name} {member.role} {member.parent} {members[member.name]}" for member in family.members]
-        digest = lines_hash(sorted(content))
+        digest = digest_lines(sorted(content))
         return PinnedFamily(f"{FAMILY}/{family.id}", family, members, f"sha256:{digest}")
 
     def _add(self, spec: SubjectSpec, identity: Identity) -> str:

@@ -27,7 +27,6 @@ from geometry_bench.records.files import (
     ResultsFile,
     revision_name,
     updated,
-    write_atomically,
 )
 from geometry_bench.records.noise import noise_floor
 from geometry_bench.records.schema import (
@@ -43,9 +42,9 @@ from geometry_bench.records.verdicts import BaselineAnswer, judge_baseline, judg
 from geometry_bench.resources import data_root
 from geometry_bench.run.labs import Labs
 from geometry_bench.run.roster import FAMILY, PinnedFamily, PinnedGroup, Roster, Subject
+from geometry_bench.storage import digest_lines, write_atomically
 from geometry_bench.subjects.families import Family
 from geometry_bench.subjects.groups import DEPTH, GROUP, Group
-from geometry_bench.subjects.hashing import lines_hash
 from geometry_bench.subjects.spec import SubjectSpec, resolve
 
 SOURCE_WORDING = "safety_compassion_source"
@@ -435,7 +434,7 @@ def _family_inputs(family: PinnedFamily) -> dict[str, Any]:
     content = f"{SHARES} {THRESHOLDS} {sorted(family.members)}"
     return {
         "pack": "weights",
-        "pack_hash": lines_hash([content]),
+        "pack_hash": digest_lines([content]),
         "controls": None,
         "messages": [],
         "pooling": "none",

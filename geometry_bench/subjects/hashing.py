@@ -7,16 +7,15 @@ under the file's path, size and times. Imports no torch.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import sys
-import tempfile
+import re
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.storage import cache_folder, digest_bytes, digest_file, replacing
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -50,22 +49,6 @@ _ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _SETTLED_NS = 2_000_000_000
 
 
-def cache_folder() -> Path:
-    """``geometry-bench`` in the user's cache folder of this platform: for remembered hashes, activations, decompositions."""
-    if sys.platform == "darwin":
-        folder = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        folder = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return folder / "geometry-bench"
-
-
-def lines_hash(lines: Iterable[str]) -> str:
-    """SHA-256 of lines of text in their order, as 64 hex digits."""
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
 def file_hash(path: Path) -> str:
     """SHA-256 of a file as 64 hex digits, remembered by (real path, size, times of change).
 
@@ -74,52 +57,27 @@ def file_hash(path: Path) -> str:
     try:
         path = path.resolve(strict=True)
         stat = path.stat()
-        key = hashlib.sha256(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}".encode()).hexdigest()
-        memo = _memo_path(key)
-        known = _remembered(memo)
-        if known is not None:
+        key = digest_bytes([f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}".encode()])
+        memo = cache_folder("file-hashes") / key[:2] / key
+        if (known := _remembered(memo)) is not None:
             return known
-        with path.open("rb") as handle:
-            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        found = digest_file(path)
     except OSError as error:
         raise GeometryBenchError(
             f"Cannot read {path} to hash it ({error.strerror or error}); check that it exists and is readable."
         ) from error
     if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > _SETTLED_NS:
-        _remember(memo, digest)
-    return digest
+        with suppress(OSError), replacing(memo, durable=False) as temporary:  # a full cache folder costs time only
+            temporary.write_text(found, encoding="ascii")
+    return found
 
 
-def _memo_path(key: str) -> Path | None:
-    try:
-        return cache_folder() / "file-hashes" / key[:2] / key
-    except RuntimeError:  # the user has no home folder: nothing is remembered
-        return None
-
-
-def _remembered(memo: Path | None) -> str | None:
-    if memo is None:
-        return None
+def _remembered(memo: Path) -> str | None:
     try:
         text = memo.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError):
         return None
-    valid = len(text) == 64 and all(c in "0123456789abcdef" for c in text)
-    return text if valid else None
-
-
-def _remember(memo: Path | None, digest: str) -> None:
-    """Write atomically; a read-only or full cache folder only costs time, so it is no error."""
-    if memo is None:
-        return
-    try:
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=memo.parent)
-        with os.fdopen(handle, "w", encoding="ascii") as stream:
-            stream.write(digest)
-        os.replace(temporary, memo)
-    except OSError:
-        return
+    return text if re.fullmatch("[0-9a-f]{64}", text) else None
 
 
 def weight_files(folder: Path, *, allow_pickle: bool = False) -> tuple[Path, ...]:
@@ -192,7 +150,5 @@ def _present(folder: Path, names: Iterable[str]) -> list[Path]:
 
 
 def _combined(files: Iterable[Path]) -> str:
-    total = hashlib.sha256()
-    for path in sorted(set(files), key=lambda p: p.name):
-        total.update(f"{path.name}\0{file_hash(path)}\n".encode())
-    return f"sha256:{total.hexdigest()}"
+    ordered = sorted(set(files), key=lambda path: path.name)
+    return "sha256:" + digest_bytes(f"{path.name}\0{file_hash(path)}\n".encode() for path in ordered)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import importlib.util
 import itertools
 import json
@@ -24,15 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.records.files import write_atomically
 from geometry_bench.resources import data_root
+from geometry_bench.storage import digest, digest_bytes, write_atomically
 from geometry_bench.subjects import hashing
 from geometry_bench.subjects.families import MANIFEST, Family, Member, dump_family, load_family
 from geometry_bench.subjects.quiet import quiet_transformers
 from geometry_bench.subjects.spec import SubjectSpec, has_tokenizer, resolve
 from geometry_bench.training import sources
 from geometry_bench.training.examples import Encoder, Rows, train_tokenizer
-from geometry_bench.training.recipe import Planned, Recipe, Source, Stage, digest, load_recipe
+from geometry_bench.training.recipe import Planned, Recipe, Source, Stage, load_recipe
 
 NEEDED = ("trl", "datasets", "accelerate", "filelock")
 WORK = ".work"
@@ -217,7 +216,7 @@ class _Build:
             place, revision = str(identity.path.resolve()), None
             where = identity.name if identity.name.startswith("zoo/") else place
         member = Member(name=name, role=role, model=where, revision=revision, parent=parent, alignment=alignment)
-        known = digest({"given": identity.revision})
+        known = "sha256:" + digest({"given": identity.revision})
         self.starts[name] = Start(member, place, revision, known, identity.revision)
 
     # What is finished
@@ -245,7 +244,7 @@ class _Build:
             }
             if self.recipe.tokenizer.shared is not None:
                 facts["vocabulary"] = hashing.tokenizer_hash(_shared_tokenizer(self.out, self.recipe.tokenizer.shared))
-        return digest(facts)
+        return f"sha256:{digest(facts)}"
 
     def _fingerprint(self, source: Source) -> str:
         """A change of a file or of the generator's text makes a stage another one; a data set has its revision."""
@@ -346,7 +345,7 @@ class _Build:
         shutil.rmtree(made, ignore_errors=True)
         try:
             _save(model, tokenizer, made, stage.training.get("save_dtype", "float32"))
-            (made / FACTS).write_text(json.dumps(facts, indent=2, default=dict) + "\n", encoding="utf-8")
+            write_atomically(made / FACTS, json.dumps(facts, indent=2, default=dict) + "\n")
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(made, folder)
         except OSError as error:
@@ -414,10 +413,8 @@ class _Build:
 @functools.cache
 def _sample_hash(name: str, seed: int, count: int) -> str:
     """Hash of a generator's first rows."""
-    total = hashlib.sha256()
-    for row in itertools.islice(sources.generator(name)("train", seed), count):
-        total.update(json.dumps(row, sort_keys=True).encode())
-    return total.hexdigest()
+    rows = itertools.islice(sources.generator(name)("train", seed), count)
+    return digest_bytes(json.dumps(row, sort_keys=True).encode() for row in rows)
 
 
 # Models
@@ -510,10 +507,7 @@ def weights_hash(folder: Path) -> str:
     files = hashing.weight_files(folder)
     if len(files) == 1:
         return f"sha256:{hashing.file_hash(files[0])}"
-    total = hashlib.sha256()
-    for file in files:
-        total.update(f"{file.name}\0{hashing.file_hash(file)}\n".encode())
-    return f"sha256:{total.hexdigest()}"
+    return "sha256:" + digest_bytes(f"{file.name}\0{hashing.file_hash(file)}\n".encode() for file in files)
 
 
 def _longest(stage: Stage, model: Any) -> int | None:
@@ -546,8 +540,7 @@ def _only_own_checkpoints(work: Path, key: dict[str, Any]) -> None:
         same = False
     if not same:
         shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps(key))
+        write_atomically(note, json.dumps(key))
 
 
 @contextlib.contextmanager

@@ -7,8 +7,6 @@ the file) that it adds to: tables are merged key by key, and a stage replaces th
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -18,6 +16,7 @@ from typing import Any
 
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.resources import data_root
+from geometry_bench.storage import digest
 from geometry_bench.subjects.families import ROLES
 
 METHODS = ("pretrain", "sft", "dpo", "given")
@@ -134,13 +133,7 @@ class Recipe:
         for stage, known in zip(facts["stages"], self.stages, strict=True):
             del stage["own_training"]
             stage["data"] = [source.declared() for source in known.data]
-        return digest(facts)
-
-
-def digest(facts: Any) -> str:
-    """``"sha256:" + 64 hex digits`` over the canonical JSON of ``facts``."""
-    text = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=list)
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+        return f"sha256:{digest(facts)}"
 
 
 def bundled() -> dict[str, Path]:

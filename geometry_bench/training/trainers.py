@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
-import hashlib
 import json
 import math
 import random
@@ -33,6 +32,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.storage import digest_file, write_atomically
 from geometry_bench.training.examples import IGNORED, Rows
 from geometry_bench.training.recipe import Recipe, Stage
 
@@ -418,16 +418,12 @@ def mark_complete(checkpoint: Path) -> None:
     for path in sorted(checkpoint.rglob("*")):
         if path.is_file() and path.name != _COMPLETE:
             files[path.relative_to(checkpoint).as_posix()] = _seal(path)
-    temporary = checkpoint / f".{_COMPLETE}"
-    temporary.write_text(json.dumps(files))
-    temporary.replace(checkpoint / _COMPLETE)
+    write_atomically(checkpoint / _COMPLETE, json.dumps(files))
 
 
 def _seal(path: Path) -> list[Any]:
     size = path.stat().st_size
-    if size > _HASHED_BYTES:
-        return [size, None]
-    return [size, hashlib.sha256(path.read_bytes()).hexdigest()]
+    return [size, None if size > _HASHED_BYTES else digest_file(path)]
 
 
 def is_complete(checkpoint: Path) -> bool:

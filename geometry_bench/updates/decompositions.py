@@ -19,7 +19,7 @@ from scipy import linalg
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.subspaces import Spectrum, numerical_rank
-from geometry_bench.storage import content_key
+from geometry_bench.storage import digest
 from geometry_bench.updates.safetensor import Array32, slices
 from geometry_bench.updates.store import Store
 
@@ -103,7 +103,7 @@ def factorise_kept(matrices: Sequence[Sliced], keys: Sequence[Mapping[str, Any]]
     """The same, from the store where it holds them; ``keys`` say what each matrix follows from."""
     if store is None:
         return list(factorise(matrices))
-    names = [content_key({**key, "version": VERSION}) for key in keys]
+    names = [digest({**key, "version": VERSION}) for key in keys]
     found = [_from_store(store, name, matrix) for name, matrix in zip(names, matrices, strict=True)]
     made = factorise([matrix for matrix, kept in zip(matrices, found, strict=True) if kept is None])
     complete = []

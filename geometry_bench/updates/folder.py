@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +13,7 @@ import numpy as np
 
 from geometry_bench import __version__
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.storage import new_folder
 from geometry_bench.subjects.hashing import TOKENIZER_FILES
 from geometry_bench.updates.checkpoint import Checkpoint
 from geometry_bench.updates.projection import Projection, TensorOutcome, projected
@@ -59,7 +57,7 @@ def write_projection(
     names = [name for tensors in shards.values() for name in tensors]
     taken = iter(names if watch is None else watch(names, len(names)))
     outcomes: dict[str, TensorOutcome] = {}
-    with _complete_or_absent(out, needed) as folder:
+    with new_folder(out, needed) as folder:
         for file, tensors in shards.items():
             with (folder / file).open("wb") as handle:
                 kinds = {name: _kind(tensor, dtype) for name, tensor in tensors.items()}
@@ -113,58 +111,6 @@ def _refuse_nothing(task: Update, source: Update, outcomes: Mapping[str, TensorO
 
 
 # The folder
-
-
-@contextmanager
-def _complete_or_absent(out: Path, needed: int) -> Iterator[Path]:
-    """A folder beside ``out`` that becomes ``out`` in the end, or vanishes together with the parents made for it."""
-    if out.exists() or out.is_symlink():
-        raise GeometryBenchError(f"{out} exists; choose a folder that does not.")
-    made = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    absent = [parent for parent in out.parents if not parent.exists()]
-    try:
-        _clear_abandoned(out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(out.parent).free
-        if free < needed:
-            raise GeometryBenchError(
-                f"{out} needs {needed / 1e9:.3f} GB and there are {free / 1e9:.3f} GB free; choose another place."
-            )
-        made.mkdir()
-        yield made
-        os.rename(made, out)
-    except OSError as error:
-        raise GeometryBenchError(
-            f"{out} cannot be written ({error.strerror or error}); nothing is left of it, choose another place."
-        ) from error
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-        for parent in absent:  # the innermost first; one that holds something stays
-            with suppress(OSError):
-                parent.rmdir()
-
-
-def _clear_abandoned(out: Path) -> None:
-    """Remove what was begun for ``out`` by processes that live no more: killed, they could not do it themselves."""
-    named = re.compile(rf"\.{re.escape(out.name)}\.(\d+)\.tmp")
-    for left in out.parent.iterdir() if out.parent.is_dir() else ():
-        match = named.fullmatch(left.name)
-        if match and not _runs(int(match[1])):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _runs(process: int) -> bool:
-    """Whether another process of that number runs; where that cannot be asked (Windows), it is taken to."""
-    if process == os.getpid():
-        return False
-    try:
-        if os.name == "posix":
-            os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 Shards = Mapping[str, Mapping[str, Stored]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from geometry_bench.geometry.subspaces import (
     random_energy,
     random_frame,
 )
+from geometry_bench.storage import digest_bytes
 from geometry_bench.updates.decompositions import factorise_kept, overlap
 from geometry_bench.updates.safetensor import Array32
 from geometry_bench.updates.store import Store
@@ -88,7 +88,7 @@ class TensorSweep:
 
 def tensor_seed(name: str, seed: int) -> int:
     """A seed of a tensor's own, so that random bases of equal shape differ between tensors."""
-    return int(hashlib.sha256(json.dumps({"seed": seed, "tensor": name}).encode()).hexdigest()[:16], 16)
+    return int(digest_bytes([json.dumps({"seed": seed, "tensor": name}).encode()])[:16], 16)
 
 
 def common_names(updates: Mapping[str, Update], *, dimensions: int | None = None) -> tuple[str, ...]:
