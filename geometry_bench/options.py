@@ -5,6 +5,7 @@ Every pytest run of an environment declares them, so that nothing heavy is impor
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from geometry_bench.subjects.groups import DEPTH, Group, embedded_groups, group_
 from geometry_bench.subjects.spec import SubjectSpec
 
 if TYPE_CHECKING:
-    from geometry_bench.run.run import RunSettings
+    from geometry_bench.run.bench import Output
+    from geometry_bench.run.request import Request, Settings
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,19 @@ class Option:
     def dest(self) -> str:
         """Name under which pytest keeps it; prefixed, since other plugins share the name space."""
         return "gb_" + self.flag.lstrip("-").replace("-", "_")
+
+    def for_argparse(self) -> dict[str, Any]:
+        """What argparse needs to know of it."""
+        if self.kind == "flag":
+            return {"default": False}
+
+        def convert(text: str) -> Any:
+            try:
+                return self.parse(text)
+            except GeometryBenchError as error:
+                raise argparse.ArgumentTypeError(str(error)) from None
+
+        return {"metavar": self.metavar, "default": self.default, "type": convert}
 
 
 def _count(text: str) -> int:
@@ -191,25 +206,19 @@ OPTIONS: tuple[Option, ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a run is asked to measure: models on their own, groups of them, and the weight updates of families."""
+def request_of(values: Mapping[str, Any], *, progress: bool = True) -> Request:
+    """What option values by ``dest`` ask for: models, the members of each ``--family``, groups, families' weights.
 
-    specs: tuple[SubjectSpec, ...]
-    groups: tuple[Group, ...]
-    families: tuple[Family, ...]
-
-
-def asked_for(values: Mapping[str, Any]) -> Asked:
-    """What option values by ``dest`` ask for: those of ``--model``, then the members of each ``--family``, and the groups.
-
-    Without any of them, all that is embedded.
+    Without any of them, all that is embedded, and the publications.
 
     Raises:
         GeometryBenchError: an ``--alignment`` that is not MODEL=METHOD or names no subject, an option of ``--model``
             without one, a manifest that is faulty, two families or groups of one name, a group of one, a reference that is
             no subject.
     """
+    from geometry_bench.published.schema import SOURCES
+    from geometry_bench.run.request import Request
+
     models = [
         SubjectSpec(model, revision=values["gb_revision"], adapter=values["gb_adapter"])
         for model in dict.fromkeys(values["gb_model"] or ())
@@ -220,7 +229,8 @@ def asked_for(values: Mapping[str, Any]) -> Asked:
     families = _families(values["gb_family"] or ())
     groups = [load_group(path) for path in dict.fromkeys(map(group_manifest, values["gb_group"] or ()))]
     weights = _families([*(values["gb_family"] or ()), *(values["gb_weights"] or ())])
-    if not models and not weights and not groups:
+    nothing_named = not models and not weights and not groups
+    if nothing_named:
         families = list(embedded_families())
         weights = [family for family in families if family.by_role("useful")]
         groups = list(embedded_groups()) if values["gb_reference"] is None else []
@@ -250,7 +260,45 @@ def asked_for(values: Mapping[str, Any]) -> Asked:
     same = [group.id for place, group in enumerate(groups) if group.id in [other.id for other in groups[:place]]]
     if same:
         raise GeometryBenchError(f"Two groups are called {same[0]}: change the name in one of their manifests.")
-    return Asked(tuple(specs), tuple(groups), tuple(weights))
+    return Request(
+        specs=tuple(specs),
+        groups=tuple(groups),
+        families=tuple(weights),
+        publications=SOURCES if nothing_named else (),
+        settings=_settings(values, progress),
+    )
+
+
+def _settings(values: Mapping[str, Any], progress: bool) -> Settings:
+    from geometry_bench.labs.model import CaptureSettings
+    from geometry_bench.run.request import Settings
+
+    cache = values["gb_activation_cache"]
+    return Settings(
+        prompts=values["gb_prompts"],
+        requests=RequestSettings(
+            RequestSettings.count if values["gb_requests"] is None else values["gb_requests"],
+            sources=tuple(dict(values["gb_set"] or ()).items()),
+        ),
+        depth=values["gb_depth"],
+        capture=CaptureSettings(values["gb_batch_size"], values["gb_token_budget"], progress=progress),
+        cache=cache != "off",
+        cache_dir=Path(cache) if cache and cache != "off" else None,
+    )
+
+
+def output_of(values: Mapping[str, Any]) -> Output:
+    """Where measurements go and what they are compared with, from option values by ``dest``."""
+    from geometry_bench.run.bench import Output
+
+    return Output(
+        results=values["gb_results"],
+        resume=values["gb_resume"],
+        baselines=values["gb_baselines"],
+        against=values["gb_against"],
+        update=values["gb_baseline_update"],
+        update_reason=values["gb_update_reason"],
+    )
 
 
 def _methods(declared: Iterable[str], specs: Iterable[SubjectSpec], of_families: bool) -> dict[str, str]:
@@ -288,28 +336,3 @@ def _alignment(text: str) -> tuple[str, str]:
     if not equals or not model or not method:
         raise GeometryBenchError(f"--alignment {text}: write it as MODEL=METHOD, e.g. org/name='SFT + DPO'.")
     return model, method
-
-
-def run_settings(values: Mapping[str, Any], *, progress: bool = True) -> RunSettings:
-    """Settings of a run from option values by ``dest``."""
-    from geometry_bench.labs.model import CaptureSettings
-    from geometry_bench.run.run import RunSettings
-
-    cache = values["gb_activation_cache"]
-    return RunSettings(
-        prompts=values["gb_prompts"],
-        results=values["gb_results"],
-        resume=values["gb_resume"],
-        baselines=values["gb_baselines"],
-        against=values["gb_against"],
-        update=values["gb_baseline_update"],
-        update_reason=values["gb_update_reason"],
-        capture=CaptureSettings(values["gb_batch_size"], values["gb_token_budget"], progress=progress),
-        requests=RequestSettings(
-            RequestSettings.count if values["gb_requests"] is None else values["gb_requests"],
-            sources=tuple(dict(values["gb_set"] or ()).items()),
-        ),
-        depth=values["gb_depth"],
-        cache=cache != "off",
-        cache_dir=Path(cache) if cache and cache != "off" else None,
-    )

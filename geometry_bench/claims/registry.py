@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from difflib import get_close_matches
 
 from geometry_bench.claims import magnitude_variance, safety_compassion, safety_subspaces, universal_direction
 from geometry_bench.claims.model import Claim
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.records.schema import case_key
+from geometry_bench.records.measurement import case_key
 
 _ALL = (
     *safety_compassion.CLAIMS,
@@ -34,6 +34,6 @@ def find_claim(claim: str) -> Claim:
     raise GeometryBenchError(f"There is no claim '{claim}': {hint}")
 
 
-def known_cases(members: Sequence[str] = ()) -> frozenset[str]:
+def known_cases(members: Collection[str] = ()) -> frozenset[str]:
     """Case keys of all claims, those for each of a group's ``members`` among them."""
-    return frozenset(case_key(claim.id, case.key) for claim in CLAIMS.values() for case in claim.cases_of(members))
+    return frozenset(case_key(claim.id, case.key) for claim in CLAIMS.values() for case in claim.cases_of(tuple(members)))

@@ -47,7 +47,7 @@ class GroupLab(Memo):
     """What claims may ask of a group. Its models are loaded one after another on the first question, and let go.
 
     ``open_member`` gives the lab of a member by its name in the group; opening the next may close it. ``requires`` names the
-    sets and poolings that are read.
+    sets and poolings that are read, ``ids`` what the run calls each member.
     """
 
     def __init__(
@@ -58,11 +58,12 @@ class GroupLab(Memo):
         requires: Requirements,
         requests: RequestSettings | None = None,
         depth: float = DEPTH,
+        ids: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.members, self.reference, self.requires, self.depth = tuple(members), reference, requires, depth
         self.request_settings = requests or RequestSettings()
-        self._open = open_member
+        self._open, self._ids = open_member, ids or {}
 
     @property
     def depths(self) -> tuple[float, ...]:
@@ -122,7 +123,7 @@ class GroupLab(Memo):
                         )
         return MemberStates(
             states,
-            lab.facts(member),
+            lab.facts(self._ids.get(member, member)),
             blocks[self.depth],
             lab.inputs(self.requires),
             frozenset(lab.subject.tokenizer.get_vocab()),

@@ -18,6 +18,7 @@ from geometry_bench.published.tables import Measure, SweepRow, TableFacts, Varia
 from geometry_bench.resources import data_root
 
 SCHEMA_VERSION = 1
+SOURCES = ("safety_compassion", "universal_direction", "magnitude_variance", "safety_subspaces")
 
 _File = TypeVar("_File", bound=BaseModel)
 

@@ -208,13 +208,17 @@ class PublicationInputs(_Inputs):
 Inputs = Annotated[PromptInputs | WeightInputs | PublicationInputs, Field(discriminator="kind")]
 
 
+def panel_revision(revisions: Mapping[str, str]) -> str:
+    """Content hash of the members' ids and revisions."""
+    return f"sha256:{digest_lines(f'{member} {revision}' for member, revision in sorted(revisions.items()))}"
+
+
 def panel_facts(members: Mapping[str, ModelFacts]) -> PanelFacts:
     """Facts of a panel from those of its members."""
-    content = (f"{member} {facts.revision}" for member, facts in sorted(members.items()))
     return PanelFacts(
         id="panel",
         name="panel",
-        revision=f"sha256:{digest_lines(content)}",
+        revision=panel_revision({member: facts.revision for member, facts in members.items()}),
         members={member: MemberFacts.of(facts) for member, facts in members.items()},
         **shared(members),
     )

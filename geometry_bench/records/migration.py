@@ -16,8 +16,8 @@ Model = TypeVar("Model", bound=BaseModel)
 Data = dict[str, Any]
 
 
-def parse(model: type[Model], text: str, where: str) -> Model:
-    """Read one JSON document of any supported schema version.
+def parse(model: type[Model], text: str, where: str, complete: Callable[[Data], Data] = lambda data: data) -> Model:
+    """Read one JSON document of any supported schema version; ``complete`` adds what lies beside it.
 
     Raises:
         GeometryBenchError: it is not JSON, of a newer schema, or lacks what the schema asks for.
@@ -40,7 +40,7 @@ def parse(model: type[Model], text: str, where: str) -> Model:
     try:
         for step in range(version, SCHEMA):
             data = _MIGRATIONS[step](data)
-        return model.model_validate(data)
+        return model.model_validate(complete(data))
     except ValidationError as error:
         first = error.errors()[0]
         place, fault = ".".join(str(part) for part in first["loc"]), first["msg"]

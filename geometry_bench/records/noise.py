@@ -22,17 +22,17 @@ def _measured() -> dict[str, dict[str, float]]:
     return floors
 
 
-def noise_floor(metric: str, dtype: str) -> float:
+def noise_floor(metric: str, dtype: str | None) -> float:
     """Difference below which two values of ``metric`` under ``dtype`` are the same value.
 
-    ``mixed`` stands for several subjects of different dtypes: the largest noise of any dtype then counts.
+    None stands for several subjects of different dtypes: the largest noise of any dtype then counts.
 
     Raises:
         GeometryBenchError: the metric and dtype have never been measured.
     """
     try:
         by_dtype = _measured()[metric]
-        return SAFETY_FACTOR * (max(by_dtype.values()) if dtype == "mixed" else by_dtype[dtype])
+        return SAFETY_FACTOR * (max(by_dtype.values()) if dtype is None else by_dtype[dtype])
     except KeyError:
         raise GeometryBenchError(
             f"No numerical noise has been measured for {metric} in {dtype}: "

@@ -1,23 +1,23 @@
-"""The table that ends a run: a pure function of records."""
+"""The table that ends a run: a pure function of judgements."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tabulate import tabulate
 
-from geometry_bench.geometry.resampling import holm
-from geometry_bench.records.schema import BaselineVerdict, ClaimVerdict, Estimate, Record
-from geometry_bench.records.verdicts import FAMILY_WISE_ERROR
+from geometry_bench.records.estimates import Estimate
+from geometry_bench.records.facts import Facts, ModelFacts, PublicationFacts
+from geometry_bench.records.judgement import BaselineVerdict, ClaimVerdict, Judgement
 
 TABLE_NOTE = (
     "value ± jackknife error over prompts, corrected variant; null: central 90 % and the value's percentile in it"
 )
 HEADERS = ("claim", "value", "null", "published", "baseline", "verdict")
-
-
 TABLES_OF_THEIR_OWN = 4
-"""Up to so many subjects each get a table; more are set side by side."""
+"""Up to so many models each get a table; more are set side by side."""
+
 _LETTERS = {
     ClaimVerdict.HOLDS: "H",
     ClaimVerdict.FAILS: "F",
@@ -27,94 +27,75 @@ _LETTERS = {
 _MOVED = {BaselineVerdict.REGRESSION: "!", BaselineVerdict.DRIFT: "~"}
 
 
-def summary_tables(records: Sequence[Record], *, whole: bool = False) -> str:
+def summary_tables(judged: Sequence[Judgement], *, whole: bool = False) -> str:
     """The values of all subjects, in the order measured.
 
-    One table a subject: value ± error, null, published figure, baseline, verdict. More than a few subjects are set side by
+    One table a subject: value ± error, null, published value, baseline, verdict. More than a few models are set side by
     side instead, a letter each, unless ``whole`` asks for all their tables.
     """
-    by_subject: dict[str, list[Record]] = {}
-    for record in records:
-        by_subject.setdefault(record.subject_name, []).append(record)
-    several = {name: group for name, group in by_subject.items() if "members" not in group[0].subject}
-    if whole or len(several) <= TABLES_OF_THEIR_OWN:
+    by_subject: dict[str, list[Judgement]] = {}
+    for one in judged:
+        by_subject.setdefault(one.measurement.subject.id, []).append(one)
+    models = {name: group for name, group in by_subject.items() if not group[0].measurement.subject.is_joint}
+    if whole or len(models) <= TABLES_OF_THEIR_OWN:
         return _tables(by_subject)
-    others = {name: group for name, group in by_subject.items() if name not in several}
-    return "\n\n".join(part for part in (_side_by_side(several), _tables(others)) if part)
+    others = {name: group for name, group in by_subject.items() if name not in models}
+    return "\n\n".join(part for part in (_side_by_side(models), _tables(others)) if part)
 
 
-def _side_by_side(by_subject: Mapping[str, Sequence[Record]]) -> str:
+def _side_by_side(by_subject: Mapping[str, Sequence[Judgement]]) -> str:
     """Cases × subjects: verdict letters, and the range of the values."""
-    cases: dict[str, dict[str, Record]] = {}
+    cases: dict[str, dict[str, Judgement]] = {}
     for name, group in by_subject.items():
-        for record in group:
-            cases.setdefault(record.key, {})[name] = record
+        for one in group:
+            cases.setdefault(one.measurement.key, {})[name] = one
     rows = []
     for key, found in cases.items():
-        values = [
-            record.estimate.value for record in found.values() if record.estimate and record.estimate.value is not None
-        ]
+        estimates = [one.measurement.estimate for one in found.values()]
+        values = [estimate.value for estimate in estimates if estimate is not None and estimate.value is not None]
         span = f"{min(values):+.2f}…{max(values):+.2f}" if values else "–"
         rows.append((key, span, *(_letter(found.get(name)) for name in by_subject)))
     numbers = [str(number) for number in range(1, len(by_subject) + 1)]
     legend = [
-        f"{number:>3} {name} ({_subject_line(by_subject[name][0])})"
-        for number, name in zip(numbers, by_subject, strict=True)
+        f"{number:>3} {name} ({_subject_line(group[0].measurement.subject)})"
+        for number, (name, group) in zip(numbers, by_subject.items(), strict=True)
     ]
-    return "\n".join(
-        [
-            *legend,
-            "",
-            tabulate(rows, ("claim", "values", *numbers), tablefmt="simple", disable_numparse=True),
-            "H holds, F fails, i inconclusive, - not applicable; ! has moved from its baseline, ~ within sampling noise",
-            "-v prints each subject's values with error, null and baseline",
-        ]
-    )
+    table = tabulate(rows, ("claim", "values", *numbers), tablefmt="simple", disable_numparse=True)
+    letters = "H holds, F fails, i inconclusive, - not applicable; ! has moved from its baseline, ~ within sampling noise"
+    return "\n".join([*legend, "", table, letters, "-v prints each subject's values with error, null and baseline"])
 
 
-def _letter(record: Record | None) -> str:
-    if record is None:
-        return ""
-    return _LETTERS[record.verdicts.claim] + _MOVED.get(record.verdicts.baseline, "")
+def _letter(judged: Judgement | None) -> str:
+    return "" if judged is None else _LETTERS[judged.claim.verdict] + _MOVED.get(judged.baseline.verdict, "")
 
 
-def _tables(by_subject: Mapping[str, Sequence[Record]]) -> str:
-    if not by_subject:
-        return ""
+def _tables(by_subject: Mapping[str, Sequence[Judgement]]) -> str:
     tables = [
-        f"{name} ({_subject_line(group[0])})\n"
-        + tabulate([_row(record) for record in group], HEADERS, tablefmt="simple", disable_numparse=True)
+        f"{name} ({_subject_line(group[0].measurement.subject)})\n"
+        + tabulate([row(one) for one in group], HEADERS, tablefmt="simple", disable_numparse=True)
         for name, group in by_subject.items()
     ]
-    return "\n\n".join([*tables, TABLE_NOTE])
+    return "\n\n".join([*tables, TABLE_NOTE]) if tables else ""
 
 
-def _subject_line(record: Record) -> str:
-    subject = record.subject
-    if "members" in subject:
-        return f"{len(subject['members'])} members"
-    return ", ".join(
-        str(part)
-        for part in (
-            str(subject["revision"])[:19],
-            f"{subject['layers']} blocks × {subject['width']}",
-            subject["dtype"],
-            subject["device"],
-            subject["attention"],
-        )
-    )
+def _subject_line(facts: Facts) -> str:
+    if isinstance(facts, ModelFacts):
+        size = f"{facts.layers} blocks × {facts.width}"
+        return ", ".join(map(str, (facts.revision[:19], size, facts.dtype, facts.device, facts.attention)))
+    return "its own reported values" if isinstance(facts, PublicationFacts) else f"{len(facts.members)} members"
 
 
-def _row(record: Record) -> tuple[str, ...]:
-    estimate, verdicts = record.estimate, record.verdicts
-    published = "" if verdicts.published_figure is None else f"{verdicts.published_figure:+.2f} {verdicts.published}"
+def row(judged: Judgement) -> tuple[str, ...]:
+    """A case's cells, under :data:`HEADERS`."""
+    estimate, reported, old = judged.measurement.estimate, judged.published.number("reported"), judged.baseline.number("old")
+    moved = judged.baseline.verdict
     return (
-        record.key,
+        judged.measurement.key,
         value_text(estimate),
         null_text(estimate),
-        published,
-        verdicts.baseline if verdicts.baseline_value is None else f"{verdicts.baseline_value:+.3f} {verdicts.baseline}",
-        str(verdicts.claim),
+        "" if reported is None else f"{reported:+.2f} {judged.published.verdict}",
+        str(moved) if old is None else f"{old:+.3f} {moved}",
+        str(judged.claim.verdict),
     )
 
 
@@ -135,27 +116,7 @@ def null_text(estimate: Estimate | None) -> str:
     return f"{null.low:+.2f}…{null.high:+.2f} (p{null.percentile:.0f})"
 
 
-def holm_lines(records: Sequence[Record]) -> list[str]:
-    """Cases that Holm's later steps add to the regressions already reported.
-
-    Each case is judged at once with the first step's bound; when that step has rejected something, the later ones allow
-    more, and this is where they are told. Empty where there is no regression, since Holm then rejects nothing.
-    """
-    tested = [record for record in records if record.verdicts.p_value is not None]
-    if not any(record.verdicts.baseline is BaselineVerdict.REGRESSION for record in tested):
-        return []
-    adjusted = holm([float(record.verdicts.p_value or 0.0) for record in tested])
-    return [
-        f"{record.key} on {record.subject_name} has moved too, by Holm's later steps (adjusted p = {p:.2g}): "
-        f"{record.verdicts.baseline_reason}"
-        for record, p in zip(tested, adjusted, strict=True)
-        if p <= FAMILY_WISE_ERROR
-        and record.verdicts.baseline is BaselineVerdict.DRIFT
-        and "within sampling noise" in record.verdicts.baseline_reason
-    ]
-
-
-def counts_line(records: Sequence[Record]) -> str:
+def counts_line(judged: Sequence[Judgement]) -> str:
     """How many cases hold, fail, are inconclusive or not applicable."""
-    verdicts = [str(record.verdicts.claim) for record in records]
-    return ", ".join(f"{verdicts.count(name)} {name}" for name in dict.fromkeys(sorted(verdicts)))
+    counts = Counter(str(one.claim.verdict) for one in judged)
+    return ", ".join(f"{counts[name]} {name}" for name in sorted(counts))

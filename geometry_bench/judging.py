@@ -1,0 +1,266 @@
+"""Measurements and baselines -> judgements: all statistics of a run in one place, to be done again at any time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from geometry_bench.claims.model import Case, Claim
+from geometry_bench.claims.registry import CLAIMS
+from geometry_bench.geometry.resampling import holm, paired_difference
+from geometry_bench.published.schema import load_source
+from geometry_bench.records.baselines import BaselineStore, Found
+from geometry_bench.records.estimates import Estimate
+from geometry_bench.records.facts import GroupFacts, ModelFacts, PromptInputs
+from geometry_bench.records.judgement import (
+    Answer,
+    BaselineVerdict,
+    ClaimVerdict,
+    Fact,
+    Judgement,
+    PublishedVerdict,
+    Reason,
+)
+from geometry_bench.records.measurement import Baseline, BaselineCase, Measurement
+from geometry_bench.records.noise import noise_floor
+
+FAMILY_WISE_ERROR = 0.01
+"""Chance that an unmoved subject raises any ``REGRESSION`` in a whole run."""
+
+SOURCE_WORDING = "safety_compassion_source"
+"""Id of a pack that holds the source's own wording: values are compared as numbers with such a pack alone."""
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """What measurements are compared with: each subject's own baseline, or ``against`` for subjects of its kind."""
+
+    store: BaselineStore
+    against: Found | None = None
+
+    def of(self, name: str, revision: str, is_joint: bool, settings: str | None = None) -> Found | None:
+        """The baseline file of a subject; of several settings those given, where they are stored."""
+        if self.against is not None and self.against.baseline.subject.is_joint == is_joint:
+            return self.against
+        return self.store.find(name, revision, settings)
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a value stands to the stored one: an answer, or a difference whose answer waits for its adjusted p."""
+
+    answer: Answer[BaselineVerdict] | None = None
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+    p: float | None = None
+    """Of the paired difference; None where nothing can be tested, and the case does not count then."""
+
+    def decided(self, adjusted: float | None, comparisons: int) -> Answer[BaselineVerdict]:
+        """The answer, given p adjusted for all comparisons of the run."""
+        if self.answer is not None:
+            return self.answer
+        facts = {**self.facts, "p": adjusted, "comparisons": comparisons, "level": FAMILY_WISE_ERROR}
+        if abs(float(self.facts["difference"] or 0)) < float(self.facts["smallest"] or 0):
+            return Answer(BaselineVerdict.DRIFT, Reason.TOO_SMALL, facts)
+        if adjusted is None or adjusted > FAMILY_WISE_ERROR:
+            return Answer(BaselineVerdict.DRIFT, Reason.WITHIN_SAMPLING, facts)
+        return Answer(BaselineVerdict.REGRESSION, Reason.BEYOND_BOTH, facts)
+
+
+def judge_run(
+    measurements: Iterable[Measurement], baselines: Baselines | None = None, claims: Mapping[str, Claim] = CLAIMS
+) -> list[Judgement]:
+    """Judge all measurements of a run together.
+
+    Differences from baselines are tested pairwise, unit by unit; Holm's procedure holds the family-wise error over all that
+    were tested at 1 %. Without ``baselines`` the third question is not asked. Measurements of claims that are not declared
+    any more are left out.
+    """
+    known = [one for one in measurements if one.claim in claims]
+    changes = [_change(one, claims[one.claim], baselines) for one in known]
+    tested = [change.p for change in changes if change.p is not None]
+    adjusted = iter(holm(tested))
+    return [
+        _judged(one, claims[one.claim], baselines, change.decided(next(adjusted) if change.p is not None else None, len(tested)))
+        for one, change in zip(known, changes, strict=True)
+    ]
+
+
+def judge_alone(
+    measurement: Measurement, comparisons: int, baselines: Baselines | None, claims: Mapping[str, Claim] = CLAIMS
+) -> Judgement:
+    """Judge one measurement of a run that goes on, by the first step of Holm's procedure over so many comparisons.
+
+    Holm rejects nothing unless its first step does, so whether a run has a regression is the same as by ``judge_run``, which
+    can add cases.
+    """
+    claim = claims[measurement.claim]
+    change = _change(measurement, claim, baselines)
+    adjusted = None if change.p is None else min(1.0, change.p * max(comparisons, 1))
+    return _judged(measurement, claim, baselines, change.decided(adjusted, comparisons))
+
+
+def _judged(
+    one: Measurement, claim: Claim, baselines: Baselines | None, answer: Answer[BaselineVerdict]
+) -> Judgement:
+    found, stored = _stored(one, baselines)
+    published = one.estimates.get("published")
+    source = claim.published_criterion
+    return Judgement(
+        measurement=one,
+        claim=judge_claim(claim, one),
+        published=judge_published(claim, one),
+        baseline=answer,
+        source=source.judge(published, _method(one)).verdict if source is not None and published is not None else None,
+        stored_claim=judge_claim(claim, _as_measured(one, found.baseline, stored)).verdict if found and stored else None,
+        stored_note=stored.reason if stored else None,
+    )
+
+
+def _as_measured(one: Measurement, baseline: Baseline, stored: BaselineCase) -> Measurement:
+    return one.model_copy(
+        update={"subject": baseline.subject, "estimates": stored.estimates, "missing": stored.missing, "inputs": stored.inputs}
+    )
+
+
+def _method(one: Measurement) -> str | None:
+    return one.subject.alignment if isinstance(one.subject, ModelFacts) else None
+
+
+# Does the claim hold?
+
+
+def judge_claim(claim: Claim, one: Measurement) -> Answer[ClaimVerdict]:
+    """The claim's own criterion on the corrected variant."""
+    if one.estimate is None:
+        sentence = one.missing.sentence if one.missing is not None else "there is no value"
+        return Answer(ClaimVerdict.NOT_APPLICABLE, Reason.ABSENT, {"sentence": sentence})
+    return claim.criterion.judge(one.estimate, _method(one))
+
+
+# Does it agree with the published value?
+
+
+def reported_value(claim: Claim, one: Measurement) -> float | None:
+    """The source's value for a measured case; None where it has none.
+
+    A group's values stand for a group of just these members and this reference: a shared direction depends on them all.
+    """
+    if claim.reported is None:
+        return None
+    source, subject = load_source(claim.source.id), one.subject
+    if isinstance(subject, GroupFacts):
+        found = {member: source.find(facts.name or member) for member, facts in subject.members.items()}
+        keys = {member: published.key for member, published in found.items() if published is not None}
+        same = [group for group in source.groups.values() if set(group.members) == set(keys.values())]
+        if one.case not in keys or len(keys) < len(found) or not same or same[0].reference != keys[subject.reference]:
+            return None
+        published = found[one.case]
+    else:
+        published = source.find(subject.name) if isinstance(subject, ModelFacts) else None
+    case = next((case for case in claim.cases if case.key == one.case), Case(one.case, (one.case,)))
+    return claim.reported(published, case) if published is not None else None
+
+
+def judge_published(claim: Claim, one: Measurement) -> Answer[PublishedVerdict]:
+    """Does the published variant meet the source's value, within the source's resolution?
+
+    With prompts worded differently from the source's only the side of the bounds of the source's criterion is compared, and
+    the sentence says so.
+    """
+    reported, estimate = reported_value(claim, one), one.estimates.get("published")
+    if reported is None:
+        return Answer(PublishedVerdict.NO_FIGURE, Reason.NONE_PUBLISHED)
+    facts: dict[str, Fact] = {"reported": reported, "resolution": claim.source.resolution}
+    if estimate is None or estimate.value is None:
+        return Answer(PublishedVerdict.NO_FIGURE, Reason.NO_VALUE, facts)
+    value = estimate.value
+    facts["value"] = value
+    if isinstance(one.inputs, PromptInputs) and one.inputs.pack == SOURCE_WORDING:
+        met, reason = abs(value - reported) <= claim.source.resolution, Reason.COMPARED
+    else:
+        bounds = (claim.published_criterion or claim.criterion).bounds
+        facts["compared"] = _sides(bounds)
+        if any(abs(reported - bound) <= claim.source.resolution for bound in bounds):
+            return Answer(PublishedVerdict.NO_FIGURE, Reason.PUBLISHED_AT_BOUND, facts)
+        met = sum(value > bound for bound in bounds) == sum(reported > bound for bound in bounds)
+        reason = Reason.SIDES_COMPARED
+    return Answer(PublishedVerdict.REPRODUCED if met else PublishedVerdict.DIFFERS, reason, facts)
+
+
+def _sides(bounds: Sequence[float]) -> str:
+    if len(bounds) > 1:
+        return f"place in {bounds[0]:g} to {bounds[1]:g}"
+    return "sign" if bounds == (0.0,) else f"side of {bounds[0]:g}"
+
+
+# Has it moved?
+
+
+def _stored(one: Measurement, baselines: Baselines | None) -> tuple[Found | None, BaselineCase | None]:
+    subject = one.subject
+    if baselines is None:
+        return None, None
+    found = baselines.of(subject.name, subject.revision, subject.is_joint, subject.settings)
+    return found, found.baseline.cases.get(one.key) if found is not None else None
+
+
+def testable(key: str, found: Found | None) -> bool:
+    """Whether a baseline holds what a paired test of a case needs, so that the case counts among the comparisons."""
+    case = found.baseline.cases.get(key) if found is not None else None
+    estimate = case.estimate if case is not None else None
+    return estimate is not None and estimate.value is not None and estimate.units is not None
+
+
+def _change(one: Measurement, claim: Claim, baselines: Baselines | None) -> Change:
+    found, stored = _stored(one, baselines)
+    if found is None or stored is None:
+        return Change(Answer(BaselineVerdict.NO_BASELINE, Reason.NONE_STORED, {"sentence": _absent(one, baselines, found)}))
+    refused = _incomparable(one, stored, found.baseline)
+    if refused is not None:
+        return Change(refused)
+    new, old = one.estimate, stored.estimate
+    if new is None or new.value is None or old is None or old.value is None:
+        same = (new is None or new.value is None) and (old is None or old.value is None)
+        if same:
+            return Change(Answer(BaselineVerdict.MATCH, Reason.UNDEFINED_IN_BOTH))
+        return Change(Answer(BaselineVerdict.REGRESSION, Reason.UNDEFINED_IN_ONE))
+    return _difference(new, old, new.value, old.value, claim, one.subject.dtype)
+
+
+def _absent(one: Measurement, baselines: Baselines | None, found: Found | None) -> str:
+    if baselines is None:
+        return "no baselines were given"
+    if found is not None:
+        return f"the baseline {found.place} has no such case"
+    others = baselines.store.revisions(one.subject.name)
+    hint = f"; other revisions are ({', '.join(others)}): compare with --against" if others else ""
+    return f"no baseline is stored for this revision of {one.subject.id}{hint}"
+
+
+def _incomparable(one: Measurement, stored: BaselineCase, baseline: Baseline) -> Answer[BaselineVerdict] | None:
+    if stored.claim_version != one.claim_version:
+        facts: dict[str, Fact] = {"new": one.claim_version, "old": stored.claim_version}
+        return Answer(BaselineVerdict.STALE, Reason.OTHER_VERSION, facts)
+    if one.inputs is None or stored.inputs is None or stored.inputs.hash != one.inputs.hash:
+        return Answer(BaselineVerdict.STALE, Reason.OTHER_INPUTS)
+    ours = {**one.subject.comparability(), **one.inputs.comparability()}
+    theirs = {**baseline.subject.comparability(), **stored.inputs.comparability()}
+    for name in {**ours, **theirs}:
+        if ours.get(name) != theirs.get(name):
+            facts = {"name": name, "new": str(ours.get(name)), "old": str(theirs.get(name))}
+            return Answer(BaselineVerdict.INCOMPARABLE, Reason.OTHER_SETTING, facts)
+    return None
+
+
+def _difference(new: Estimate, old: Estimate, value: float, before: float, claim: Claim, dtype: str | None) -> Change:
+    floor = noise_floor(claim.metric, dtype)
+    facts: dict[str, Fact] = {"value": value, "old": before, "difference": value - before, "floor": floor}
+    paired = new.units.paired(old.units) if new.units is not None and old.units is not None else None
+    if abs(value - before) <= floor and new.label == old.label:
+        same = Answer(BaselineVerdict.MATCH, Reason.WITHIN_NOISE, facts)
+        return Change(same, p=None if paired is None else 1.0)
+    facts |= {"smallest": claim.smallest_change, "label": new.label, "old_label": old.label, "error": None}
+    if paired is None:
+        return Change(facts=facts)
+    tested = paired_difference(value, paired[0], before, paired[1])
+    return Change(facts=facts | {"error": tested.error}, p=tested.p_value)

@@ -1,0 +1,187 @@
+"""Receives every case, in one process, computes those of several subjects together, and is the only writer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+
+from geometry_bench.errors import GeometryBenchError
+
+if TYPE_CHECKING:
+    from geometry_bench.records.judgement import Judgement
+    from geometry_bench.run.bench import Bench
+    from geometry_bench.run.plan import Missing, Task
+
+BENCH = pytest.StashKey["Bench"]()
+CASE = pytest.StashKey["Case"]()
+DEFERRED = pytest.StashKey[list[Any]]()
+ATTRIBUTE = "geometry_case"
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Whether this is one of xdist's workers."""
+    return hasattr(config, "workerinput")
+
+
+def bench_of(config: pytest.Config) -> Bench:
+    """The run of this pytest session, made when the first benchmark is collected.
+
+    Raises:
+        GeometryBenchError: any input of the run is bad.
+    """
+    if BENCH not in config.stash:
+        from geometry_bench.options import output_of, request_of
+        from geometry_bench.run.bench import Bench
+
+        values = vars(config.option)
+        progress = config.get_verbosity() > -2 and not is_worker(config)
+        config.stash[BENCH] = Bench(request_of(values, progress=progress), output_of(values))
+    return config.stash[BENCH]
+
+
+def defer(item: pytest.Item, place: tuple[str, str]) -> None:
+    """Remember a case for the controller; from a worker it travels when the worker ends."""
+    deferred = item.config.stash.setdefault(DEFERRED, [])
+    deferred.append([item.nodeid.partition("]@")[0].removesuffix("]") + "]", list(item.location), list(place)])
+    if is_worker(item.config):
+        item.config.workeroutput[ATTRIBUTE] = deferred  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one case shows, and the measurement as it travels from a worker to the controller."""
+
+    outcome: Literal["passed", "failed", "xfailed", "skipped"]
+    message: str
+    measurement: str | None = None
+    resumed: bool = False
+    properties: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, bench: Bench, task: Task | Missing) -> Case:
+        """Measure a task and judge it."""
+        from geometry_bench.report.outcomes import outcome_of, properties
+        from geometry_bench.run.execute import SubjectFailedError
+        from geometry_bench.run.plan import Missing
+
+        if isinstance(task, Missing):
+            return cls("skipped", task.sentence)
+        try:
+            measurement = bench.session.measure(task)
+        except GeometryBenchError as error:
+            return cls("skipped" if isinstance(error, SubjectFailedError) else "failed", str(error))
+        judged = bench.judge(measurement)
+        shown = outcome_of(judged, bench.output.update)
+        resumed = bench.session.is_resumed(measurement)
+        return cls(shown.kind, shown.message, measurement.model_dump_json(), resumed, properties(judged))
+
+    def attach(self, report: pytest.TestReport) -> None:
+        """Let a report carry the case, as text."""
+        setattr(report, ATTRIBUTE, json.dumps(asdict(self)))
+
+    @staticmethod
+    def on(report: pytest.TestReport) -> Case | None:
+        """The case that a report carries."""
+        text = getattr(report, ATTRIBUTE, None)
+        return None if text is None else Case(**json.loads(text))
+
+    def report(self, nodeid: str, location: tuple[str, int | None, str]) -> pytest.TestReport:
+        """The case as pytest reports one."""
+        longrepr: Any = {"passed": None, "skipped": (location[0], location[1] or 0, f"Skipped: {self.message}")}.get(
+            self.outcome, self.message
+        )
+        outcome = "skipped" if self.outcome == "xfailed" else self.outcome
+        report = pytest.TestReport(nodeid, location, {}, outcome, longrepr, "call", user_properties=self.properties.items())
+        if self.outcome == "xfailed":
+            report.wasxfail = self.message
+        self.attach(report)
+        return report
+
+
+class Controller:
+    """The plugin's part that runs in one process alone."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config, self.deferred = config, config.stash.setdefault(DEFERRED, [])
+        self.faults = 0
+        self.judged: list[Judgement] = []
+        self.written: list[Path] = []
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take over the cases that a worker left to the controller."""
+        self.deferred += getattr(node, "workeroutput", {}).get(ATTRIBUTE, [])
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep and write the measurement that a report carries."""
+        case = Case.on(report)
+        if case is None:
+            return
+        if case.measurement is None:
+            self.faults += case.outcome == "failed"
+            return
+        from geometry_bench.records.measurement import Measurement
+
+        measurement = Measurement.model_validate_json(case.measurement)
+        try:
+            bench_of(self.config).write(measurement, resumed=case.resumed)
+        except GeometryBenchError as error:
+            pytest.exit(f"geometry-bench: {error}", returncode=pytest.ExitCode.TESTS_FAILED)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
+        """After all single subjects: the cases computed from their measurements."""
+        result = yield
+        for nodeid, location, (key, target) in self.deferred:
+            bench, hook = bench_of(self.config), self.config.hook
+            task = next(task for task in bench.plan.tasks if (task.key, task.target.id) == (key, target))
+            hook.pytest_runtest_logstart(nodeid=nodeid, location=tuple(location))
+            hook.pytest_runtest_logreport(report=Case.of(bench, task).report(nodeid, tuple(location)))
+            hook.pytest_runtest_logfinish(nodeid=nodeid, location=tuple(location))
+        return result
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Judge the run as a whole, store baselines where asked unless it was cut short, and settle the exit code."""
+        if BENCH not in self.config.stash or not (self.faults or bench_of(self.config).measurements):
+            return
+        from geometry_bench.report.outcomes import CLEAN, exit_code
+
+        bench = bench_of(self.config)
+        bench.session.close()
+        self.judged = bench.judgements()
+        if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            return
+        comparing, updating = bench.output.against is not None, bench.output.update
+        code = exit_code(self.judged, updating, faults=self.faults, comparing=comparing)
+        if code != CLEAN:
+            session.exitstatus = code
+        if updating:
+            try:
+                self.written = bench.update_baselines()
+            except GeometryBenchError as error:
+                pytest.exit(f"geometry-bench: baselines NOT written: {error}", returncode=pytest.ExitCode.TESTS_FAILED)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Generator[None]:
+        """The table, the warnings, the files written, after all that pytest itself has to say."""
+        yield
+        if self.judged:
+            from geometry_bench.run.describe import closing
+
+            terminalreporter.section("geometric claims")
+            whole = self.config.option.verbose > 0
+            for line in closing(bench_of(self.config), self.judged, self.written, whole=whole):
+                terminalreporter.write_line(line, yellow=line.startswith("warning: "))
+
+    def pytest_report_collectionfinish(self) -> list[str]:
+        """The effective settings, once it is known that benchmarks will run."""
+        if BENCH not in self.config.stash:
+            return []
+        from geometry_bench.run.describe import opening
+
+        return [f"geometry-bench: {line}" for line in opening(bench_of(self.config))]

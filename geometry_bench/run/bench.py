@@ -1,0 +1,127 @@
+"""A plan with what stands around it: earlier measurements, the file of results, baselines. Every front end runs one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from geometry_bench.claims.registry import known_cases
+from geometry_bench.errors import GeometryBenchError
+from geometry_bench.judging import Baselines, judge_alone, judge_run, testable
+from geometry_bench.records.baselines import BaselineStore, Found, check_update, revision_name, update_baselines
+from geometry_bench.records.files import ResultsFile
+from geometry_bench.records.judgement import Judgement
+from geometry_bench.records.measurement import Measurement
+from geometry_bench.run.execute import Session
+from geometry_bench.run.plan import Plan, plan
+from geometry_bench.run.request import Request
+from geometry_bench.subjects.spec import SubjectSpec, resolve
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where measurements go and what they are compared with."""
+
+    results: Path | None = None
+    resume: bool = False
+    baselines: Path | None = None
+    against: str | None = None
+    update: tuple[str, ...] = ()
+    update_reason: str | None = None
+
+
+@dataclass
+class Bench:
+    """One run. It is a sink: ``write`` takes what was measured here or by a worker.
+
+    Raises:
+        GeometryBenchError: any input is bad. Nothing has been written then.
+    """
+
+    request: Request
+    output: Output = field(default_factory=Output)
+
+    def __post_init__(self) -> None:
+        check_update(self.output.update, self.output.update_reason)
+        self.plan: Plan = plan(self.request)
+        self.results = ResultsFile(self.output.results) if self.output.results else None
+        store = BaselineStore.beside(self.output.baselines)
+        self.baselines = Baselines(store, against_of(self.output.against, store, self.plan))
+        self.session = Session(self.plan, self._earlier())
+        self.measurements: list[Measurement] = []
+        self.chosen: frozenset[tuple[str, str]] | None = None
+        """Case and subject of the tasks that are measured, where a front end chose some of them."""
+
+    def _earlier(self) -> Sequence[Measurement]:
+        if not self.output.resume:
+            return ()
+        if self.results is None:
+            raise GeometryBenchError("--resume needs --results DIR: the folder of the run to go on with.")
+        return self.results.read()
+
+    @cached_property
+    def comparisons(self) -> int:
+        """How many of the planned cases can be tested against a baseline, as far as is known before measuring."""
+        tasks = [t for t in self.plan.tasks if self.chosen is None or (t.key, t.target.id) in self.chosen]
+        targets = {task.target.id: task.target for task in tasks}
+        stored = {id: self.baselines.of(one.name, one.revision, one.is_joint) for id, one in targets.items()}
+        return sum(testable(task.key, stored[task.target.id]) for task in tasks)
+
+    def write(self, measurement: Measurement, *, resumed: bool = False) -> None:
+        """Keep a measurement, and write it unless it stands in the file of results already."""
+        self.measurements.append(measurement)
+        if self.results is not None and not resumed:
+            self.results.write(measurement)
+
+    def judge(self, measurement: Measurement) -> Judgement:
+        """The judgement of one measurement while the run goes on."""
+        return judge_alone(measurement, self.comparisons, self.baselines, self.plan.claims)
+
+    def judgements(self) -> list[Judgement]:
+        """All of them, judged together."""
+        return judge_run(self.measurements, self.baselines, self.plan.claims)
+
+    def update_baselines(self) -> list[Path]:
+        """Store what ``--baseline-update`` asks for; returns the files that changed."""
+        modes, reason = self.output.update, self.output.update_reason
+        return update_baselines(self.baselines.store, self.measurements, modes, reason, known_cases)
+
+
+def against_of(name: str | None, store: BaselineStore, plan: Plan) -> Found | None:
+    """The baseline that ``--against`` names: a subject of the run, a model, or a name that baselines are stored under.
+
+    Raises:
+        GeometryBenchError: there is none, or there are several.
+    """
+    if name is None:
+        return None
+    wanted, _, revision = name.partition("@")
+    target = plan.pinned.models.get(wanted)
+    if target is not None and target.spec.family is not None:
+        # A folder of the family's name may lie in the working directory; the member of this run is meant.
+        wanted, revision = target.identity.name, revision or revision_name(target.identity.revision)
+    elif Path(wanted).exists() or wanted.startswith("zoo/"):
+        identity = resolve(SubjectSpec(wanted))
+        if store.revisions(identity.name) or not store.revisions(wanted):
+            wanted, revision = identity.name, revision_name(identity.revision)
+    found = [one for one in store.all(wanted) if one.revision.startswith(revision)]
+    revisions = sorted({one.revision for one in found})
+    if not found:
+        stored = ", ".join(store.names()) or "none"
+        raise GeometryBenchError(
+            f"--against {name}: no baseline is stored for it (stored: {stored}); measure it first with "
+            "--baseline-update=new."
+        )
+    if len(revisions) > 1:
+        raise GeometryBenchError(
+            f"--against {name}: baselines of several revisions are stored; say which, as "
+            f"{wanted}@{' or @'.join(revisions)}."
+        )
+    if found[0].baseline.subject.is_joint and not (plan.pinned.groups or plan.pinned.families):
+        raise GeometryBenchError(
+            f"--against {name}: that is a baseline of several models together, and this run measures single ones only; "
+            "name a single model's, or a group or family to measure."
+        )
+    return found[0]

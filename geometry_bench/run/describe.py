@@ -1,0 +1,61 @@
+"""What a run says of itself before it measures and when it ends, on whatever terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from geometry_bench.records.judgement import Judgement
+from geometry_bench.report.outcomes import warnings_of
+from geometry_bench.report.summary import counts_line, summary_tables
+from geometry_bench.run.bench import Bench
+from geometry_bench.run.targets import ModelTarget
+
+
+def opening(bench: Bench) -> Iterator[str]:
+    """The effective settings: subjects with revision and size, families, groups, prompts, baselines, results."""
+    pinned, prompts, output = bench.plan.pinned, bench.plan.prompts, bench.output
+    families: dict[str, list[str]] = {}
+    for name, target in pinned.models.items():
+        spec, identity = target.spec, target.identity
+        yield (
+            f"{name} at {identity.revision[:19]}, {identity.layers} blocks × {identity.width}, dtype {spec.dtype}, "
+            f"device {spec.device}, alignment {spec.alignment or 'not declared'}"
+        )
+        if spec.family is not None:
+            families.setdefault(spec.family, []).append(_member(target))
+    yield from (f"family {name}: {', '.join(members)}" for name, members in families.items())
+    for group in pinned.groups.values():
+        members, depth = ", ".join(group.members), prompts.depth
+        yield f"{group.id}: {members}; reference {group.reference}, relative depth {depth:.2f}"
+    for same in pinned.checkpoints():
+        if len(same) > 1:
+            yield f"one checkpoint under several names: {', '.join(target.id for target in same)}"
+    yield f"prompts {prompts.pack.id} {prompts.pack.hash[:12]}, controls {prompts.pack.controls_from}"
+    yield (
+        f"baselines {bench.baselines.store.roots[0]}"
+        + (f", against {bench.baselines.against.path}" if bench.baselines.against else "")
+        + (f", update {'+'.join(output.update)}" if output.update else "")
+        + (f"; results {bench.results.path}" if bench.results else "")
+    )
+
+
+def _member(target: ModelTarget) -> str:
+    """``aligned-useful (useful, from aligned)``; the role is left out where it is the name."""
+    spec = target.spec
+    name, parent = (str(text).rpartition("/")[2] for text in (spec.name, spec.parent or ""))
+    facts = [*([spec.role] if spec.role and spec.role != name else []), *([f"from {parent}"] if parent else [])]
+    return f"{name} ({', '.join(facts)})" if facts else name
+
+
+def closing(bench: Bench, judged: Sequence[Judgement], written: Sequence[Path], *, whole: bool) -> Iterator[str]:
+    """Tables, counts, warnings, the files written."""
+    yield summary_tables(judged, whole=whole)
+    yield ""
+    yield counts_line(judged)
+    yield from (f"warning: {line}" for line in warnings_of(judged))
+    yield from (f"baseline written: {path}" for path in written)
+    if bench.output.update and not written:
+        yield "no baseline file needed a change"
+    if bench.results is not None:
+        yield f"records: {bench.results.path}"

@@ -1,0 +1,154 @@
+"""A run as data: which case is measured on what, in which order. Nothing is loaded or written yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from geometry_bench.claims.model import Case, Claim, Scope
+from geometry_bench.claims.requests import Labelled
+from geometry_bench.errors import GeometryBenchError
+from geometry_bench.labs.requirements import Requirements
+from geometry_bench.prompts.pack import load_pack
+from geometry_bench.published.schema import load_source
+from geometry_bench.records.measurement import case_key
+from geometry_bench.resources import data_root
+from geometry_bench.run.pinning import Pinned
+from geometry_bench.run.request import Request, Settings
+from geometry_bench.run.targets import Key, PanelTarget, Prompts, PublicationTarget, Target
+from geometry_bench.storage import digest_file
+
+SUPPLIED_BY: Mapping[Scope, str] = {
+    "model": "it needs a model: name some with --model or --family",
+    "panel": "it needs several models: name some with --model or --family",
+    "group": "it needs a group of models: give --group FILE, or several --model and --reference MODEL",
+    "family": "it needs a family of checkpoints: give --family FILE, or --weights FILE for its weights alone",
+    "publication": "it is about a publication alone: see `geometry-bench audit`",
+}
+"""What would supply a target of a scope."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One case of one claim on one target."""
+
+    claim: Claim
+    case: Case
+    target: Target
+
+    @property
+    def key(self) -> str:
+        """``claim[case]``."""
+        return case_key(self.claim.id, self.case.key)
+
+    @property
+    def id(self) -> str:
+        """``case@subject``, or the subject alone where the claim has one case only."""
+        return f"{self.case.key}@{self.target.id}" if self.case.key else self.target.id
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether it is computed from other measurements, by whoever gathers them."""
+        return bool(self.claim.reads)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A claim for which the run has no target, and what would supply one."""
+
+    claim: Claim
+
+    @property
+    def sentence(self) -> str:
+        """What would supply a target."""
+        return SUPPLIED_BY[self.claim.scope]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The tasks of a run in their order: by target, those computed from other measurements last."""
+
+    tasks: tuple[Task, ...]
+    missing: tuple[Missing, ...]
+    pinned: Pinned
+    prompts: Prompts
+    settings: Settings
+    claims: Mapping[str, Claim]
+
+    @cached_property
+    def requirements(self) -> tuple[Requirements, ...]:
+        """What the claims of the run read."""
+        return tuple({task.claim.id: task.claim.requires for task in self.tasks}.values())
+
+    def of(self, claim: Claim) -> tuple[Task, ...]:
+        """The tasks of a claim."""
+        return tuple(task for task in self.tasks if task.claim.id == claim.id)
+
+    def key(self, task: Task) -> Key | None:
+        """What decides a task's measurement; None for one that is computed anew each time."""
+        return task.target.key(task.claim, task.case, self.prompts)
+
+    def first(self, claim: str, target: Target) -> Task:
+        """The first case of a claim on a target, which a panel reads."""
+        found = self.claims[claim]
+        return Task(found, target.cases(found)[0], target)
+
+
+def plan(request: Request) -> Plan:
+    """Pin the subjects, check the inputs, and lay out the tasks.
+
+    Raises:
+        GeometryBenchError: any input is bad.
+    """
+    settings = request.settings
+    _check_requests(settings)
+    prompts = Prompts(load_pack(settings.prompts), settings.requests, settings.depth)
+    sources = tuple(dict.fromkeys(claim.source.id for claim in request.claims.values()))
+    pinned = Pinned(request.specs, request.live, request.groups, request.families, _published(sources))
+    targets: dict[Scope, Sequence[Target]] = {
+        "model": tuple(pinned.models.values()),
+        "group": tuple(pinned.groups.values()),
+        "family": tuple(pinned.families.values()),
+        "publication": tuple(map(publication_target, request.publications)),
+        "panel": (PanelTarget(tuple(same[0] for same in pinned.checkpoints())),) if pinned.models else (),
+    }
+    every = [target for scope in targets for target in targets[scope]]
+    tasks = [
+        Task(claim, case, target)
+        for target in every
+        for claim in request.claims.values()
+        if claim.scope == target.scope
+        for case in target.cases(claim)
+    ]
+    missing = tuple(Missing(claim) for claim in request.claims.values() if not targets[claim.scope])
+    _check_unique(tasks)
+    return Plan(tuple(tasks), missing, pinned, prompts, settings, request.claims)
+
+
+def publication_target(source: str) -> PublicationTarget:
+    """The target of a source's statements."""
+    file = data_root() / "baselines" / "published" / f"{source}.json"
+    return PublicationTarget(source, load_source(source), f"sha256:{digest_file(file)}")
+
+
+def _published(sources: Sequence[str]) -> tuple[str, ...]:
+    folder = data_root() / "baselines" / "published"
+    return tuple(source for source in sources if (folder / f"{source}.json").is_file())
+
+
+def _check_requests(settings: Settings) -> None:
+    """Sets that a user named are read at once, so that a fault in them is told before anything is measured."""
+    drawn = {role for role, _ in settings.requests.sources}
+    for role in sorted(drawn):
+        settings.requests.load(role)
+    if {"safe", "unsafe"} & drawn:
+        Labelled.of(*(settings.requests.load(role) for role in ("safe", "unsafe")))
+
+
+def _check_unique(tasks: Sequence[Task]) -> None:
+    seen: dict[tuple[str, str], Task] = {}
+    for task in tasks:
+        twin = seen.setdefault((task.key, task.target.id), task)
+        if twin is not task:
+            raise GeometryBenchError(f"Two tasks of the run are {task.key} on {task.target.id}: give one subject another name.")

@@ -1,0 +1,60 @@
+"""What a run is asked for: subjects, claims, and how to measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from geometry_bench.claims.model import Claim
+from geometry_bench.claims.registry import CLAIMS, find_claim
+from geometry_bench.labs.model import CaptureSettings
+from geometry_bench.prompts.roles import RequestSettings
+from geometry_bench.subjects.families import Family
+from geometry_bench.subjects.groups import DEPTH, Group
+from geometry_bench.subjects.load import Subject
+from geometry_bench.subjects.spec import SubjectSpec
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure: prompts, requests, capture, caches."""
+
+    prompts: Path | None = None
+    requests: RequestSettings = field(default_factory=RequestSettings)
+    depth: float = DEPTH
+    capture: CaptureSettings = field(default_factory=CaptureSettings)
+    cache: bool = True
+    cache_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that decides which cases are measured on what.
+
+    ``specs`` are models, ``live`` models in memory, ``publications`` ids of sources whose statements are audited.
+    """
+
+    specs: tuple[SubjectSpec, ...] = ()
+    live: tuple[Subject, ...] = ()
+    groups: tuple[Group, ...] = ()
+    families: tuple[Family, ...] = ()
+    publications: tuple[str, ...] = ()
+    claims: Mapping[str, Claim] = field(default_factory=lambda: CLAIMS)
+    settings: Settings = field(default_factory=Settings)
+
+
+def chosen_claims(patterns: tuple[str, ...], among: Mapping[str, Claim] = CLAIMS) -> dict[str, Claim]:
+    """The claims whose ids match one of the patterns (``safety.*``); all without patterns.
+
+    Raises:
+        GeometryBenchError: a pattern matches none.
+    """
+    if not patterns:
+        return dict(among)
+    chosen: dict[str, Claim] = {}
+    for pattern in patterns:
+        found = {id: claim for id, claim in among.items() if fnmatchcase(id, pattern)}
+        chosen |= found or {pattern: find_claim(pattern)}
+    return {id: claim for id, claim in among.items() if id in chosen}
