@@ -28,8 +28,9 @@ from geometry_bench.activations.pooling import LAST, Pooler, Pooling
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.storage import content_key
 from geometry_bench.subjects.blocks import block_output
-from geometry_bench.subjects.load import Subject, load
+from geometry_bench.subjects.load import load
 from geometry_bench.subjects.spec import Identity, SubjectSpec
+from geometry_bench.subjects.subject import Subject
 from tests import models
 from tests.models import random_model, tiny_model
 
@@ -313,15 +314,6 @@ def test_the_pass_ends_after_the_last_block(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(subject.backbone.norm, "forward", forbidden)
     monkeypatch.setattr(subject.model.lm_head, "forward", forbidden)
     assert capture(subject, prompts_of([5]))[LAST].shape == (1, subject.n_layers, subject.width)
-
-
-def test_dropout_is_off_and_the_mode_is_given_back() -> None:
-    subject = stand_in("gpt2")
-    prompts = prompts_of([5, 6])
-    expected = capture(subject, prompts)[LAST]
-    subject.model.train()
-    np.testing.assert_array_equal(capture(subject, prompts)[LAST], expected)
-    assert all(module.training for module in subject.model.modules())
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])

@@ -30,7 +30,7 @@ from geometry_bench.storage import content_key
 if TYPE_CHECKING:
     import torch
 
-    from geometry_bench.subjects.load import Subject
+    from geometry_bench.subjects.subject import Subject
 
 Array = NDArray[np.float32]
 
@@ -55,24 +55,28 @@ def capture(
     progress: bool | Literal["force"] = True,
     label: str = "",
     cache: Cache | None = None,
+    cache_live: bool = False,
 ) -> dict[Pooling, Array]:
     """Pooled block outputs of every prompt: for each pooling a float32 array (prompts, layers, width), as given.
 
     prompts: token ids, complete with their BOS. token_budget: padded tokens of a batch (default by device);
     batch_size: prompts of a batch at most. padding="left" passes mask and positions to the model; it is slower and
     there to check that the side does not matter. progress: a bar on stderr where that is a terminal, always with
-    "force". cache: where results are looked up and kept; it must not be given while a model is being intervened on,
-    for the key knows the weights only.
+    "force". cache: where results are looked up and kept, by the weights. It is left alone while the subject is intervened
+    on, and for a wrapped model, whose weights may have changed since its revision was computed; cache_live=True uses it
+    there too: for models that nobody trains, or that are wrapped anew after every change.
 
     Raises `GeometryBenchError` for an empty prompt, an id outside the vocabulary, a prompt too short for a pooling or
     too large for the memory, a model whose blocks do not each run once, and values that are not finite.
     """
     work = _work(subject, prompts, poolings, padding, token_budget, batch_size)
     shape = (len(work.distinct), len(subject.blocks), subject.width)
+    if not work.distinct or subject.intervened or (subject.identity.origin == "memory" and not cache_live):
+        cache = None
 
     keys: dict[Pooling, str] = {}
     found: dict[Pooling, Array] = {}
-    if cache is not None and work.distinct:
+    if cache is not None:
         setting = {"padding": padding, "token_budget": work.token_budget, "batch_size": batch_size}
         facts = _key_facts(subject, work.distinct, setting)
         for pooling in work.poolings:
@@ -84,11 +88,12 @@ def capture(
     missing = tuple(pooling for pooling in work.poolings if pooling not in found)
     if missing:
         fresh = {pooling: np.full(shape, np.nan, dtype=np.float32) for pooling in missing}
-        for rows, pooled in _passes(subject, replace(work, poolings=missing), progress, label):
-            for pooling, values in zip(missing, pooled, strict=True):
-                fresh[pooling][list(rows)] = values
+        with subject.measuring():
+            for rows, pooled in _passes(subject, replace(work, poolings=missing), progress, label):
+                for pooling, values in zip(missing, pooled, strict=True):
+                    fresh[pooling][list(rows)] = values
         for pooling, values in fresh.items():
-            if cache is not None and work.distinct:
+            if cache is not None:
                 cache.put(keys[pooling], values, _file_facts(subject, shape, pooling))
         found.update(fresh)
     return {pooling: found[pooling][work.where] for pooling in work.poolings}
@@ -166,13 +171,14 @@ def _passes(
     lengths = [len(ids) for ids in work.distinct]
     above, dynamic = _length_dependent_positions(subject.backbone)
     batches = _plan(subject, work, lengths, above)
-    with _evaluating(subject.backbone), _bar(len(work.distinct), progress, label) as advance:
+    with _bar(len(work.distinct), progress, label) as advance:
 
         def run(batch: Batch) -> Array:
-            if dynamic and above is not None and batch.length > above:
-                _forget_longer_prompts(subject)
             rows = [work.distinct[row] for row in batch.rows]
-            return _forward(subject, rows, batch.length, work.padding, work.poolings, batch.prefix)
+            with subject.measuring():
+                if dynamic and above is not None and batch.length > above:
+                    _forget_longer_prompts(subject)
+                return _forward(subject, rows, batch.length, work.padding, work.poolings, batch.prefix)
 
         for batch, pooled in _run_all(batches, lengths, run, work.where):
             for pooling, values in zip(work.poolings, pooled, strict=True):
@@ -214,7 +220,8 @@ def _forward(
     beginning, prompts, length = prompts[0][:prefix], [ids[prefix:] for ids in prompts], length - prefix
     lengths = [len(ids) for ids in prompts]
     ids = batching.pad(prompts, length, padding).to(device)
-    inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False}
+    # A configuration that asks for hidden states would have transformers put hooks on the model.
+    inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False, "output_hidden_states": False}
     if beginning:
         inputs |= {"use_cache": True, "past_key_values": _keys_and_values(subject, beginning, len(prompts))}
     if padding == "left":
@@ -241,7 +248,7 @@ def _forward(
         if layer == final:
             raise _LastBlockDoneError
 
-    with torch.no_grad(), _hooks(subject.blocks, read):
+    with _hooks(subject.blocks, read):
         try:
             subject.backbone(**inputs)
         except _LastBlockDoneError:
@@ -257,8 +264,7 @@ def _keys_and_values(subject: Subject, beginning: Ids, rows: int) -> Any:
     import torch
 
     ids = torch.tensor([beginning], device=_input_device(subject))
-    with torch.no_grad():
-        past = subject.backbone(input_ids=ids, use_cache=True).past_key_values
+    past = subject.backbone(input_ids=ids, use_cache=True, output_hidden_states=False).past_key_values
     past.batch_repeat_interleave(rows)
     return past
 
@@ -275,7 +281,7 @@ def _may_share(
     if first is None:
         return True
     row = [distinct[first.rows[0]]]
-    with _evaluating(subject.backbone):
+    with subject.measuring():
         whole = _forward(subject, row, len(row[0]), "right", poolings)
         try:
             shared = _forward(subject, row, len(row[0]), "right", poolings, first.prefix)
@@ -309,18 +315,6 @@ def _hooks(blocks: Sequence[torch.nn.Module], read: Callable[[int, Any], None]) 
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def _evaluating(backbone: torch.nn.Module) -> Iterator[None]:
-    """Dropout off for the time being."""
-    training = [module for module in backbone.modules() if module.training]
-    backbone.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _run_all(
@@ -419,10 +413,8 @@ def _forget_longer_prompts(subject: Subject) -> None:
     """A pass over one token sets `dynamic` rotary frequencies back to those of short prompts."""
     import torch
 
-    with torch.no_grad():
-        subject.backbone(
-            input_ids=torch.zeros((1, 1), dtype=torch.long, device=_input_device(subject)), use_cache=False
-        )
+    ids = torch.zeros((1, 1), dtype=torch.long, device=_input_device(subject))
+    subject.backbone(input_ids=ids, use_cache=False, output_hidden_states=False)
 
 
 def _check_prompts(subject: Subject, prompts: Sequence[Sequence[int]], poolings: Sequence[Pooling]) -> None:
