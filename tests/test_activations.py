@@ -20,7 +20,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geometry_bench.activations import batching
+from geometry_bench.activations import batching, keys
 from geometry_bench.activations import capture as capturing
 from geometry_bench.activations.cache import Cache, default_root
 from geometry_bench.activations.capture import capture, capture_batches
@@ -573,7 +573,7 @@ def test_whatever_a_number_depends_on_is_in_its_key(
     made = len(passes)
     subject = stand_in("llama")
     if change == "code":
-        monkeypatch.setattr(capturing, "CODE_VERSION", capturing.CODE_VERSION + 1)
+        monkeypatch.setattr(keys, "CODE_VERSION", keys.CODE_VERSION + 1)
     elif change == "ids":
         prompts = [prompts[0], (*prompts[1][:-1], 3 + (prompts[1][-1] - 2) % 300)]
     else:

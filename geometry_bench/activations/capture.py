@@ -8,10 +8,8 @@ attention mask: under causal attention a token never sees what follows it, and p
 
 from __future__ import annotations
 
-import gc
 import inspect
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +21,8 @@ from numpy.typing import NDArray
 from geometry_bench.activations import batching
 from geometry_bench.activations.batching import Batch, Ids
 from geometry_bench.activations.cache import Cache
+from geometry_bench.activations.halving import run_all
+from geometry_bench.activations.keys import file_facts, key_facts
 from geometry_bench.activations.pooling import LAST, Padding, Pooler, Pooling
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.storage import content_key
@@ -33,11 +33,6 @@ if TYPE_CHECKING:
     from geometry_bench.subjects.subject import Subject
 
 Array = NDArray[np.float32]
-
-CODE_VERSION = 2
-"""Raised whenever the same subject and prompts would give other numbers than before: old cache entries then miss."""
-
-SITE = "block_output"
 
 
 class _LastBlockDoneError(Exception):
@@ -78,7 +73,7 @@ def capture(
     found: dict[Pooling, Array] = {}
     if cache is not None:
         setting = {"padding": padding, "token_budget": work.token_budget, "batch_size": batch_size}
-        facts = _key_facts(subject, work.distinct, setting)
+        facts = key_facts(subject, work.distinct, setting)
         for pooling in work.poolings:
             keys[pooling] = content_key({**facts, "pooling": pooling.name})
             stored = cache.get(keys[pooling])
@@ -94,7 +89,7 @@ def capture(
                     fresh[pooling][list(rows)] = values
         for pooling, values in fresh.items():
             if cache is not None:
-                cache.put(keys[pooling], values, _file_facts(subject, shape, pooling))
+                cache.put(keys[pooling], values, file_facts(subject, shape, pooling))
         found.update(fresh)
     return {pooling: found[pooling][work.where] for pooling in work.poolings}
 
@@ -180,7 +175,7 @@ def _passes(
                     _forget_longer_prompts(subject)
                 return _forward(subject, rows, batch.length, work.padding, work.poolings, batch.prefix)
 
-        for batch, pooled in _run_all(batches, lengths, run, work.where):
+        for batch, pooled in run_all(batches, lengths, run, work.where):
             for pooling, values in zip(work.poolings, pooled, strict=True):
                 _check_finite(values, batch.rows, work.where, pooling)
             yield batch.rows, pooled
@@ -317,66 +312,6 @@ def _hooks(blocks: Sequence[torch.nn.Module], read: Callable[[int, Any], None]) 
             handle.remove()
 
 
-def _run_all(
-    batches: Sequence[Batch], lengths: Sequence[int], run: Callable[[Batch], Array], where: Sequence[int]
-) -> Iterator[tuple[Batch, Array]]:
-    """Run batches in order; where one does not fit the memory, it and all others as large are halved until they do."""
-    waiting = list(reversed(batches))
-    limit: int | None = None
-    while waiting:
-        batch = waiting.pop()
-        if limit is not None and batch.tokens > limit and len(batch.rows) > 1:
-            long, short = batching.halve(batch, lengths)
-            waiting += [short, long]
-            continue
-        pooled = _fitting(run, batch)
-        if pooled is not None:
-            yield batch, pooled
-            continue
-        _free_memory()
-        if len(batch.rows) == 1:
-            raise GeometryBenchError(
-                f"Prompt {where.index(batch.rows[0])} ({batch.length} tokens) does not fit the memory on its own: "
-                "shorten it, or take a smaller dtype, a smaller model or another device."
-            )
-        if limit is None:
-            warnings.warn(
-                f"Out of memory with {len(batch.rows)} prompts of up to {batch.length} tokens in one batch, which "
-                "now runs in halves, as do all others as large.",
-                RuntimeWarning,
-                stacklevel=4,
-            )
-        limit = batch.tokens // 2
-        waiting.append(batch)
-
-
-def _fitting(run: Callable[[Batch], Array], batch: Batch) -> Array | None:
-    """A batch's result; None where memory ran out. On return the failed pass's tensors are no longer referred to."""
-    try:
-        return run(batch)
-    except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        return None
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    import torch
-
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
-
-
-def _free_memory() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 @contextmanager
 def _bar(total: int, progress: bool | Literal["force"], label: str) -> Iterator[Callable[[int], object]]:
     from tqdm import tqdm
@@ -446,40 +381,3 @@ def _check_finite(values: Array, rows: Sequence[int], where: Sequence[int], pool
             f"The activations of prompt {where.index(rows[place])} are not finite at layer {layer} (pooling "
             f"{pooling.name}): check the weights, or take float32 or bfloat16 in place of a dtype that overflows."
         )
-
-
-def _key_facts(subject: Subject, distinct: Sequence[Ids], setting: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that a stored number is a function of, the pooling apart."""
-    import torch
-    import transformers
-
-    facts = {
-        "code": CODE_VERSION,
-        "site": SITE,
-        "weights": subject.identity.revision,
-        "adapter": subject.identity.adapter_hash,
-        "tokenizer": subject.tokenizer_hash,
-        "ids": [list(ids) for ids in distinct],
-        "dtype": subject.dtype,
-        "quantisation": subject.quantisation,
-        "attention": subject.attention,
-        "device": subject.device.type,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-    # In 16-bit formats the company a prompt runs in changes its values; in float32 it does so below 2e-5.
-    return facts if subject.dtype in ("float32", "float64") else {**facts, **setting}
-
-
-def _file_facts(subject: Subject, shape: tuple[int, int, int], pooling: Pooling) -> dict[str, str]:
-    return {
-        "subject": subject.identity.name,
-        "revision": subject.identity.revision,
-        "prompts": str(shape[0]),
-        "layers": str(shape[1]),
-        "width": str(shape[2]),
-        "pooling": pooling.name,
-        "site": SITE,
-        "dtype": subject.dtype,
-        "attention": subject.attention,
-    }
