@@ -20,7 +20,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geometry_bench.activations import batching
+from geometry_bench.activations import batching, keys
 from geometry_bench.activations import capture as capturing
 from geometry_bench.activations.cache import TENSOR, Cache
 from geometry_bench.activations.capture import capture, capture_batches
@@ -28,8 +28,9 @@ from geometry_bench.activations.pooling import LAST, Pooler, Pooling
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.storage import digest
 from geometry_bench.subjects.blocks import block_output
-from geometry_bench.subjects.load import Subject, load
+from geometry_bench.subjects.load import load
 from geometry_bench.subjects.spec import Identity, SubjectSpec
+from geometry_bench.subjects.subject import Subject
 from tests import models
 from tests.models import random_model, tiny_model
 
@@ -315,15 +316,6 @@ def test_the_pass_ends_after_the_last_block(monkeypatch: pytest.MonkeyPatch) -> 
     assert capture(subject, prompts_of([5]))[LAST].shape == (1, subject.n_layers, subject.width)
 
 
-def test_dropout_is_off_and_the_mode_is_given_back() -> None:
-    subject = stand_in("gpt2")
-    prompts = prompts_of([5, 6])
-    expected = capture(subject, prompts)[LAST]
-    subject.model.train()
-    np.testing.assert_array_equal(capture(subject, prompts)[LAST], expected)
-    assert all(module.training for module in subject.model.modules())
-
-
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_rotary_frequencies_that_depend_on_the_longest_prompt_do_not_mix_lengths(kind: str) -> None:
     rope: dict[str, Any] = {"rope_type": kind, "factor": 4.0, "rope_theta": 10000.0}
@@ -581,7 +573,7 @@ def test_whatever_a_number_depends_on_is_in_its_key(
     made = len(passes)
     subject = stand_in("llama")
     if change == "code":
-        monkeypatch.setattr(capturing, "CODE_VERSION", capturing.CODE_VERSION + 1)
+        monkeypatch.setattr(keys, "CODE_VERSION", keys.CODE_VERSION + 1)
     elif change == "ids":
         prompts = [prompts[0], (*prompts[1][:-1], 3 + (prompts[1][-1] - 2) % 300)]
     else:

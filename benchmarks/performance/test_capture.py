@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:
-    from geometry_bench.subjects.load import Subject
+    from geometry_bench.subjects.subject import Subject
 
 PROMPTS = 40
 ROUNDS = 3
@@ -34,8 +34,8 @@ def random_subject(architecture: str) -> Subject:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from geometry_bench.subjects.load import Subject
     from geometry_bench.subjects.spec import Identity, SubjectSpec
+    from geometry_bench.subjects.subject import Subject
 
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **SIZE)).eval()

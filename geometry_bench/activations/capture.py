@@ -8,10 +8,8 @@ attention mask: under causal attention a token never sees what follows it, and p
 
 from __future__ import annotations
 
-import gc
 import inspect
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +21,8 @@ from numpy.typing import NDArray
 from geometry_bench.activations import batching
 from geometry_bench.activations.batching import Batch, Ids
 from geometry_bench.activations.cache import TENSOR, Cache
+from geometry_bench.activations.halving import run_all
+from geometry_bench.activations.keys import file_facts, key_facts
 from geometry_bench.activations.pooling import LAST, Padding, Pooler, Pooling
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.storage import digest
@@ -30,14 +30,9 @@ from geometry_bench.storage import digest
 if TYPE_CHECKING:
     import torch
 
-    from geometry_bench.subjects.load import Subject
+    from geometry_bench.subjects.subject import Subject
 
 Array = NDArray[np.float32]
-
-CODE_VERSION = 2
-"""Raised whenever the same subject and prompts would give other numbers than before: old cache entries then miss."""
-
-SITE = "block_output"
 
 
 class _LastBlockDoneError(Exception):
@@ -55,26 +50,30 @@ def capture(
     progress: bool | Literal["force"] = True,
     label: str = "",
     cache: Cache | None = None,
+    cache_live: bool = False,
 ) -> dict[Pooling, Array]:
     """Pooled block outputs of every prompt: for each pooling a float32 array (prompts, layers, width), as given.
 
     prompts: token ids, complete with their BOS. token_budget: padded tokens of a batch (default by device);
     batch_size: prompts of a batch at most. padding="left" passes mask and positions to the model; it is slower and
     there to check that the side does not matter. progress: a bar on stderr where that is a terminal, always with
-    "force". cache: where results are looked up and kept; it must not be given while a model is being intervened on,
-    for the key knows the weights only.
+    "force". cache: where results are looked up and kept, by the weights. It is left alone while the subject is intervened
+    on, and for a wrapped model, whose weights may have changed since its revision was computed; cache_live=True uses it
+    there too: for models that nobody trains, or that are wrapped anew after every change.
 
     Raises `GeometryBenchError` for an empty prompt, an id outside the vocabulary, a prompt too short for a pooling or
     too large for the memory, a model whose blocks do not each run once, and values that are not finite.
     """
     work = _work(subject, prompts, poolings, padding, token_budget, batch_size)
     shape = (len(work.distinct), len(subject.blocks), subject.width)
+    if not work.distinct or subject.intervened or (subject.identity.origin == "memory" and not cache_live):
+        cache = None
 
     keys: dict[Pooling, str] = {}
     found: dict[Pooling, Array] = {}
-    if cache is not None and work.distinct:
+    if cache is not None:
         setting = {"padding": padding, "token_budget": work.token_budget, "batch_size": batch_size}
-        facts = _key_facts(subject, work.distinct, setting)
+        facts = key_facts(subject, work.distinct, setting)
         for pooling in work.poolings:
             keys[pooling] = digest({**facts, "pooling": pooling.name})
             stored = (cache.get(keys[pooling]) or {}).get(TENSOR)
@@ -84,12 +83,13 @@ def capture(
     missing = tuple(pooling for pooling in work.poolings if pooling not in found)
     if missing:
         fresh = {pooling: np.full(shape, np.nan, dtype=np.float32) for pooling in missing}
-        for rows, pooled in _passes(subject, replace(work, poolings=missing), progress, label):
-            for pooling, values in zip(missing, pooled, strict=True):
-                fresh[pooling][list(rows)] = values
+        with subject.measuring():
+            for rows, pooled in _passes(subject, replace(work, poolings=missing), progress, label):
+                for pooling, values in zip(missing, pooled, strict=True):
+                    fresh[pooling][list(rows)] = values
         for pooling, values in fresh.items():
-            if cache is not None and work.distinct:
-                cache.put(keys[pooling], {TENSOR: values}, _file_facts(subject, shape, pooling))
+            if cache is not None:
+                cache.put(keys[pooling], {TENSOR: values}, file_facts(subject, shape, pooling))
         found.update(fresh)
     return {pooling: found[pooling][work.where] for pooling in work.poolings}
 
@@ -166,15 +166,16 @@ def _passes(
     lengths = [len(ids) for ids in work.distinct]
     above, dynamic = _length_dependent_positions(subject.backbone)
     batches = _plan(subject, work, lengths, above)
-    with _evaluating(subject.backbone), _bar(len(work.distinct), progress, label) as advance:
+    with _bar(len(work.distinct), progress, label) as advance:
 
         def run(batch: Batch) -> Array:
-            if dynamic and above is not None and batch.length > above:
-                _forget_longer_prompts(subject)
             rows = [work.distinct[row] for row in batch.rows]
-            return _forward(subject, rows, batch.length, work.padding, work.poolings, batch.prefix)
+            with subject.measuring():
+                if dynamic and above is not None and batch.length > above:
+                    _forget_longer_prompts(subject)
+                return _forward(subject, rows, batch.length, work.padding, work.poolings, batch.prefix)
 
-        for batch, pooled in _run_all(batches, lengths, run, work.where):
+        for batch, pooled in run_all(batches, lengths, run, work.where):
             for pooling, values in zip(work.poolings, pooled, strict=True):
                 _check_finite(values, batch.rows, work.where, pooling)
             yield batch.rows, pooled
@@ -214,7 +215,8 @@ def _forward(
     beginning, prompts, length = prompts[0][:prefix], [ids[prefix:] for ids in prompts], length - prefix
     lengths = [len(ids) for ids in prompts]
     ids = batching.pad(prompts, length, padding).to(device)
-    inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False}
+    # A configuration that asks for hidden states would have transformers put hooks on the model.
+    inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False, "output_hidden_states": False}
     if beginning:
         inputs |= {"use_cache": True, "past_key_values": _keys_and_values(subject, beginning, len(prompts))}
     if padding == "left":
@@ -241,7 +243,7 @@ def _forward(
         if layer == final:
             raise _LastBlockDoneError
 
-    with torch.no_grad(), _hooks(subject.blocks, read):
+    with _hooks(subject.blocks, read):
         try:
             subject.backbone(**inputs)
         except _LastBlockDoneError:
@@ -257,8 +259,7 @@ def _keys_and_values(subject: Subject, beginning: Ids, rows: int) -> Any:
     import torch
 
     ids = torch.tensor([beginning], device=_input_device(subject))
-    with torch.no_grad():
-        past = subject.backbone(input_ids=ids, use_cache=True).past_key_values
+    past = subject.backbone(input_ids=ids, use_cache=True, output_hidden_states=False).past_key_values
     past.batch_repeat_interleave(rows)
     return past
 
@@ -275,7 +276,7 @@ def _may_share(
     if first is None:
         return True
     row = [distinct[first.rows[0]]]
-    with _evaluating(subject.backbone):
+    with subject.measuring():
         whole = _forward(subject, row, len(row[0]), "right", poolings)
         try:
             shared = _forward(subject, row, len(row[0]), "right", poolings, first.prefix)
@@ -309,78 +310,6 @@ def _hooks(blocks: Sequence[torch.nn.Module], read: Callable[[int, Any], None]) 
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def _evaluating(backbone: torch.nn.Module) -> Iterator[None]:
-    """Dropout off for the time being."""
-    training = [module for module in backbone.modules() if module.training]
-    backbone.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _run_all(
-    batches: Sequence[Batch], lengths: Sequence[int], run: Callable[[Batch], Array], where: Sequence[int]
-) -> Iterator[tuple[Batch, Array]]:
-    """Run batches in order; where one does not fit the memory, it and all others as large are halved until they do."""
-    waiting = list(reversed(batches))
-    limit: int | None = None
-    while waiting:
-        batch = waiting.pop()
-        if limit is not None and batch.tokens > limit and len(batch.rows) > 1:
-            long, short = batching.halve(batch, lengths)
-            waiting += [short, long]
-            continue
-        pooled = _fitting(run, batch)
-        if pooled is not None:
-            yield batch, pooled
-            continue
-        _free_memory()
-        if len(batch.rows) == 1:
-            raise GeometryBenchError(
-                f"Prompt {where.index(batch.rows[0])} ({batch.length} tokens) does not fit the memory on its own: "
-                "shorten it, or take a smaller dtype, a smaller model or another device."
-            )
-        if limit is None:
-            warnings.warn(
-                f"Out of memory with {len(batch.rows)} prompts of up to {batch.length} tokens in one batch, which "
-                "now runs in halves, as do all others as large.",
-                RuntimeWarning,
-                stacklevel=4,
-            )
-        limit = batch.tokens // 2
-        waiting.append(batch)
-
-
-def _fitting(run: Callable[[Batch], Array], batch: Batch) -> Array | None:
-    """A batch's result; None where memory ran out. On return the failed pass's tensors are no longer referred to."""
-    try:
-        return run(batch)
-    except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        return None
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    import torch
-
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
-
-
-def _free_memory() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 @contextmanager
@@ -419,10 +348,8 @@ def _forget_longer_prompts(subject: Subject) -> None:
     """A pass over one token sets `dynamic` rotary frequencies back to those of short prompts."""
     import torch
 
-    with torch.no_grad():
-        subject.backbone(
-            input_ids=torch.zeros((1, 1), dtype=torch.long, device=_input_device(subject)), use_cache=False
-        )
+    ids = torch.zeros((1, 1), dtype=torch.long, device=_input_device(subject))
+    subject.backbone(input_ids=ids, use_cache=False, output_hidden_states=False)
 
 
 def _check_prompts(subject: Subject, prompts: Sequence[Sequence[int]], poolings: Sequence[Pooling]) -> None:
@@ -454,40 +381,3 @@ def _check_finite(values: Array, rows: Sequence[int], where: Sequence[int], pool
             f"The activations of prompt {where.index(rows[place])} are not finite at layer {layer} (pooling "
             f"{pooling.name}): check the weights, or take float32 or bfloat16 in place of a dtype that overflows."
         )
-
-
-def _key_facts(subject: Subject, distinct: Sequence[Ids], setting: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that a stored number is a function of, the pooling apart."""
-    import torch
-    import transformers
-
-    facts = {
-        "code": CODE_VERSION,
-        "site": SITE,
-        "weights": subject.identity.revision,
-        "adapter": subject.identity.adapter_hash,
-        "tokenizer": subject.tokenizer_hash,
-        "ids": [list(ids) for ids in distinct],
-        "dtype": subject.dtype,
-        "quantisation": subject.quantisation,
-        "attention": subject.attention,
-        "device": subject.device.type,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-    # In 16-bit formats the company a prompt runs in changes its values; in float32 it does so below 2e-5.
-    return facts if subject.dtype in ("float32", "float64") else {**facts, **setting}
-
-
-def _file_facts(subject: Subject, shape: tuple[int, int, int], pooling: Pooling) -> dict[str, str]:
-    return {
-        "subject": subject.identity.name,
-        "revision": subject.identity.revision,
-        "prompts": str(shape[0]),
-        "layers": str(shape[1]),
-        "width": str(shape[2]),
-        "pooling": pooling.name,
-        "site": SITE,
-        "dtype": subject.dtype,
-        "attention": subject.attention,
-    }

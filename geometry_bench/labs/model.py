@@ -25,7 +25,7 @@ from geometry_bench.subjects.spec import Identity, SubjectSpec
 if TYPE_CHECKING:
     from geometry_bench.activations.cache import Cache
     from geometry_bench.prompts.render import Encoded
-    from geometry_bench.subjects.load import Subject
+    from geometry_bench.subjects.subject import Subject
 
 Rendering = Literal["published", "corrected"]
 States = Mapping[str, Array]

@@ -111,7 +111,7 @@ def plan(request: Request) -> Plan:
         "group": tuple(pinned.groups.values()),
         "family": tuple(pinned.families.values()),
         "publication": tuple(map(publication_target, request.publications)),
-        "panel": (PanelTarget(tuple(same[0] for same in pinned.checkpoints())),) if pinned.models else (),
+        "panel": (PanelTarget(tuple(same[0] for same in pinned.checkpoints())),) if len(pinned.checkpoints()) > 1 else (),
     }
     every = [target for scope in targets for target in targets[scope]]
     tasks = [

@@ -20,6 +20,15 @@ def first_sentence(error: BaseException) -> str:
     return " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])[:300]
 
 
+def refuse_prompt_learning(config: Any, adapter: str) -> None:
+    """Raise GeometryBenchError for a PEFT configuration that puts learnt tokens before a prompt."""
+    if config.is_prompt_learning:
+        raise GeometryBenchError(
+            f"The adapter {adapter} learns a prompt instead of changing layers; only adapters inside layers "
+            "(LoRA and its kin) can be measured."
+        )
+
+
 def with_adapter(spec: SubjectSpec, model: nn.Module) -> nn.Module:
     """Put a PEFT adapter on, unmerged: merging loses accuracy in half precision."""
     try:
@@ -30,11 +39,7 @@ def with_adapter(spec: SubjectSpec, model: nn.Module) -> nn.Module:
         ) from error
     folder = Path(str(spec.adapter)).expanduser()
     try:
-        if PeftConfig.from_pretrained(str(folder)).is_prompt_learning:
-            raise GeometryBenchError(
-                f"The adapter {folder} learns a prompt instead of changing layers; only adapters inside layers "
-                "(LoRA and its kin) can be measured."
-            )
+        refuse_prompt_learning(PeftConfig.from_pretrained(str(folder)), str(folder))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             adapted = PeftModel.from_pretrained(cast(Any, model), str(folder), is_trainable=False)

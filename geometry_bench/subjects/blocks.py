@@ -59,7 +59,7 @@ def _locate(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
     """The (backbone, block list) pair."""
     from transformers import PreTrainedModel
 
-    base = _without_adapter(model)
+    base = without_adapter(model)
     config = text_config(base)
     layers = getattr(config, "num_hidden_layers", None)
     name = type(base).__name__
@@ -86,7 +86,7 @@ def _locate(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
     return owners[found[0]], cast(nn.ModuleList, modules[found[0]])
 
 
-def _without_adapter(model: nn.Module) -> nn.Module:
+def without_adapter(model: nn.Module) -> nn.Module:
     """The transformers model inside a PEFT wrapper; adapters live in its layers, so calling it includes them."""
     if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
         return cast(nn.Module, cast(Any, model).get_base_model())

@@ -5,7 +5,6 @@ Imports torch on top: only modules that measure may import this one.
 
 from __future__ import annotations
 
-import gc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,111 +13,15 @@ import torch
 from torch import nn
 
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.prompts.render import ChatFormat
 from geometry_bench.subjects import hashing, hub
 from geometry_bench.subjects.adapters import first_sentence, with_adapter
-from geometry_bench.subjects.blocks import find_backbone, find_blocks, input_device, text_config
 from geometry_bench.subjects.quiet import quiet_transformers
-from geometry_bench.subjects.selfcheck import self_check
-from geometry_bench.subjects.settings import device_of, dtype_of, has_accelerate, position_limit
+from geometry_bench.subjects.settings import device_of, dtype_of, has_accelerate
 from geometry_bench.subjects.spec import Identity, SubjectSpec, has_tokenizer, resolve
+from geometry_bench.subjects.subject import Subject
 from geometry_bench.subjects.values import refuse_bad_values
 
 _SNAPSHOT_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py")
-_CHECK_SYSTEM = "You answer briefly."
-_CHECK_USER = "Name the colour of a clear sky at noon."
-
-
-class Subject:
-    """One loaded checkpoint with its tokenizer, chat format and decoder blocks, in eval mode and without gradients.
-
-    ``model`` is the causal model (a PEFT model with an adapter); ``backbone`` the text model without head, to call for
-    activations; ``blocks`` its decoder blocks in order. ``dtype`` and ``attention`` are what is in effect, not what was
-    asked. With ``device="map"`` parts may lie elsewhere than ``device``, which is where token ids go.
-    """
-
-    def __init__(
-        self,
-        spec: SubjectSpec,
-        identity: Identity,
-        model: nn.Module,
-        tokenizer: Any,
-        chat: ChatFormat,
-        *,
-        tokenizer_hash: str,
-        unused_tensors: tuple[str, ...] = (),
-    ) -> None:
-        self.spec = spec
-        self.identity = identity
-        self.model = model
-        self.tokenizer = tokenizer
-        self.chat = chat
-        self.backbone = find_backbone(model)
-        self.blocks = find_blocks(model)
-        self.tokenizer_hash = tokenizer_hash
-        self.unused_tensors = unused_tensors
-        embedding = cast(nn.Module, cast(Any, self.backbone).get_input_embeddings())
-        weight = next(embedding.parameters())
-        self.device: torch.device = input_device(self.backbone)
-        self.dtype: str = _dtype_name(weight.dtype)
-        config = cast(Any, self.backbone).config
-        self.attention: str = str(getattr(config, "_attn_implementation", None) or "eager")
-        method = getattr(cast(Any, model).config, "quantization_config", None)
-        self.quantisation: str = "none" if method is None else _quantisation_name(method)
-
-    @property
-    def n_layers(self) -> int:
-        """Number of decoder blocks."""
-        return self.identity.layers
-
-    @property
-    def width(self) -> int:
-        """Width of the residual stream."""
-        return self.identity.width
-
-    @property
-    def id(self) -> str:
-        """Stable name for test ids and tables: the name, and the adapter's after a plus sign."""
-        adapter = self.identity.adapter
-        return self.identity.name if adapter is None else f"{self.identity.name}+{adapter}"
-
-    def facts(self) -> dict[str, Any]:
-        """What a record says about the subject, in plain JSON values."""
-        identity = self.identity
-        return {
-            "id": self.id,
-            "name": identity.name,
-            "origin": identity.origin,
-            "revision": identity.revision,
-            "architecture": identity.architecture,
-            "layers": identity.layers,
-            "width": identity.width,
-            "dtype": self.dtype,
-            "device": self.device.type,
-            "attention": self.attention,
-            "quantisation": self.quantisation,
-            "adapter": identity.adapter,
-            "adapter_hash": identity.adapter_hash,
-            "alignment": self.spec.alignment,
-            "template": self.chat.name,
-            "template_hash": self.chat.template_hash,
-            "system_policy": self.chat.system_policy,
-            "injected_text": self.chat.injected_text,
-            "tokenizer_hash": self.tokenizer_hash,
-            "trust_remote_code": self.spec.trust_remote_code,
-            "allow_pickle": self.spec.allow_pickle,
-            "unused_tensors": len(self.unused_tensors),
-        }
-
-    def close(self) -> None:
-        """Free the weights; the subject's facts stay readable, its model does not."""
-        self.blocks = []
-        released = nn.Module()
-        self.model = released
-        self.backbone = released
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
 
 
 def load(spec: SubjectSpec, identity: Identity | None = None) -> Subject:
@@ -144,23 +47,9 @@ def load(spec: SubjectSpec, identity: Identity | None = None) -> Subject:
         model.requires_grad_(False)
         refuse_bad_values(model, folder, spec)
         tokenizer = _tokenizer(spec, folder, identity.name)
-        # Configurations that leave sizes to their family's defaults are settled only now.
-        text = text_config(find_backbone(model))
-        identity = replace(identity, layers=int(text.num_hidden_layers), width=int(text.hidden_size))
-        chat = ChatFormat(tokenizer, max_length=position_limit(text, tokenizer))
-        subject = Subject(
-            spec,
-            identity,
-            model,
-            tokenizer,
-            chat,
-            tokenizer_hash=hashing.tokenizer_hash(folder),
-            unused_tensors=unused,
+        return Subject.checked(
+            spec, identity, model, tokenizer, tokenizer_hash=hashing.tokenizer_hash(folder), unused_tensors=unused
         )
-        system = "" if chat.system_policy == "not_applicable" else _CHECK_SYSTEM
-        ids = chat.encode(system, _CHECK_USER).ids
-        self_check(subject.backbone, subject.blocks, ids, layers=identity.layers, width=identity.width)
-    return subject
 
 
 # Files
@@ -173,15 +62,6 @@ def _download(spec: SubjectSpec, identity: Identity) -> Path:
     if not has_tokenizer(folder):
         raise GeometryBenchError(f"{identity.name} has no tokenizer at revision {identity.revision[:12]}.")
     return folder
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _quantisation_name(config: Any) -> str:
-    method = config.get("quant_method") if isinstance(config, dict) else getattr(config, "quant_method", None)
-    return str(getattr(method, "value", method) or type(config).__name__)
 
 
 # Model and tokenizer

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.subjects.blocks import block_output, input_device
+from geometry_bench.subjects.measuring import measuring, recorders_anew
 
 # Largest difference allowed, relative to the largest entry: the two are one tensor unless the architecture differs.
 _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
@@ -29,7 +30,10 @@ def self_check(backbone: nn.Module, blocks: list[nn.Module], ids: tuple[int, ...
             f"The tokenizer makes token {max(ids)}, but {name} has only {rows} embeddings; the tokenizer belongs to another "
             "model."
         )
-    outputs, result = _run(backbone, blocks, ids)
+    other = next(token for token in (*ids, 0, 1) if token != ids[-1])
+    with measuring(backbone), recorders_anew(backbone):
+        outputs, result = _run(backbone, blocks, ids)
+        changed, _ = _run(backbone, blocks, (*ids[:-1], other))
     missing = [index for index in range(layers) if index not in outputs]
     if missing:
         raise GeometryBenchError(
@@ -55,7 +59,7 @@ def self_check(backbone: nn.Module, blocks: list[nn.Module], ids: tuple[int, ...
         if index < layers - 1:
             theirs = states[index + 1].detach().to("cpu")
             _same(ours, theirs, index, name)
-    _refuse_lookahead(backbone, blocks, ids, outputs)
+    _refuse_lookahead(outputs[layers - 1], changed[layers - 1], name)
 
 
 def _run(backbone: nn.Module, blocks: list[nn.Module], ids: tuple[int, ...]) -> tuple[dict[int, Tensor], Any]:
@@ -70,28 +74,22 @@ def _run(backbone: nn.Module, blocks: list[nn.Module], ids: tuple[int, ...]) -> 
 
     handles = [block.register_forward_hook(keep(index)) for index, block in enumerate(blocks)]
     try:
-        with torch.no_grad():
-            tokens = torch.tensor([ids], device=input_device(backbone))
-            result = backbone(input_ids=tokens, use_cache=False, output_hidden_states=True, return_dict=True)
+        tokens = torch.tensor([ids], device=input_device(backbone))
+        result = backbone(input_ids=tokens, use_cache=False, output_hidden_states=True, return_dict=True)
     finally:
         for handle in handles:
             handle.remove()
     return outputs, result
 
 
-def _refuse_lookahead(
-    backbone: nn.Module, blocks: list[nn.Module], ids: tuple[int, ...], outputs: dict[int, Tensor]
-) -> None:
+def _refuse_lookahead(output: Tensor, changed: Tensor, name: str) -> None:
     """Another last token must leave every earlier position as it was: padding on the right relies on it."""
-    other = next(token for token in (*ids, 0, 1) if token != ids[-1])
-    changed, _ = _run(backbone, blocks, (*ids[:-1], other))
-    last = len(blocks) - 1
-    before, after = outputs[last][:, :-1].double(), changed[last][:, :-1].double()
+    before, after = output[:, :-1].double(), changed[:, :-1].double()
     # Relative at each position, since a first token may be hundreds of times larger than the others.
     moved = (before - after).norm(dim=-1) / before.norm(dim=-1).clamp_min(1e-30)
-    if float(moved.max()) > 10 * _TOLERANCE.get(outputs[last].dtype, 2e-2):
+    if float(moved.max()) > 10 * _TOLERANCE.get(output.dtype, 2e-2):
         raise GeometryBenchError(
-            f"{type(backbone).__name__} lets a token see those after it; only causal language models can be measured."
+            f"{name} lets a token see those after it; only causal language models can be measured."
         )
 
 

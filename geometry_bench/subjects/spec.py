@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -46,14 +46,16 @@ class SubjectSpec:
 class Identity:
     """One checkpoint, pinned: two subjects with equal name, revision and adapter hash have the same weights.
 
-    ``revision`` is the Hub commit (40 hex digits) or "sha256:" and the content hash of a local folder. ``path`` is the
-    local folder, or None for a Hub model whose snapshot has not been downloaded. ``layers`` and ``width`` (units of the
-    residual stream) come from the text configuration. ``adapter`` is the adapter folder's name. ``name`` is the one under
-    which baselines are kept and published figures looked up: a Hub model's own id whatever the spec calls it.
+    ``revision`` is the Hub commit (40 hex digits), "sha256:" and the content hash of a local folder, or "memory:" and the
+    hash of the weights and tokenizer that a model in memory had when it was wrapped. ``path`` is the local folder, or
+    None for a model in memory and for a Hub model whose snapshot has not been downloaded. ``layers`` and ``width`` (units
+    of the residual stream) come from the text configuration. ``adapter`` is the adapter folder's name, in memory the names
+    of the adapters in effect. ``name`` is the one under which baselines are kept and published figures looked up: a Hub
+    model's own id whatever the spec calls it.
     """
 
     name: str
-    origin: Literal["hub", "local"]
+    origin: Literal["hub", "local", "memory"]
     path: Path | None
     revision: str
     architecture: str
@@ -83,17 +85,7 @@ def resolve(spec: SubjectSpec) -> Identity:
     if spec.adapter is None:
         return identity
     adapter = _adapter_folder(spec)
-    return Identity(
-        name=identity.name,
-        origin=identity.origin,
-        path=identity.path,
-        revision=identity.revision,
-        architecture=identity.architecture,
-        layers=identity.layers,
-        width=identity.width,
-        adapter=adapter.resolve().name,
-        adapter_hash=hashing.adapter_hash(adapter),
-    )
+    return replace(identity, adapter=adapter.resolve().name, adapter_hash=hashing.adapter_hash(adapter))
 
 
 def embedded_folder(model: str) -> Path | None:

@@ -15,7 +15,7 @@ from geometry_bench.subjects.spec import SubjectSpec
 def refuse_bad_values(model: nn.Module, folder: Path, spec: SubjectSpec) -> None:
     """Raise GeometryBenchError naming the first tensor, and its file, that holds NaN or infinite values."""
     for name, tensor in model.named_parameters():
-        if _finite(tensor):
+        if finite(tensor):
             continue
         folders = [folder] + ([Path(str(spec.adapter)).expanduser()] if spec.adapter is not None else [])
         stored = next((hit for place in folders if (hit := _bad_in_files(place, spec)) is not None), None)
@@ -29,7 +29,7 @@ def refuse_bad_values(model: nn.Module, folder: Path, spec: SubjectSpec) -> None
         )
 
 
-def _finite(tensor: Tensor) -> bool:
+def finite(tensor: Tensor) -> bool:
     """Whether all values are finite: two reductions, no temporary of the tensor's size. NaN survives aminmax."""
     if tensor.numel() == 0 or tensor.device.type == "meta" or not tensor.is_floating_point():
         return True
@@ -49,11 +49,11 @@ def _bad_in_files(folder: Path, spec: SubjectSpec) -> tuple[str, Path] | None:
         if path.suffix == ".safetensors":
             with safe_open(str(path), framework="pt") as reader:
                 for key in sorted(reader.keys()):
-                    if not _finite(reader.get_tensor(key)):
+                    if not finite(reader.get_tensor(key)):
                         return key, path
         elif path.suffix == ".bin":
             state = torch.load(path, map_location="cpu", weights_only=True)
             for key in sorted(state):
-                if isinstance(state[key], Tensor) and not _finite(state[key]):
+                if isinstance(state[key], Tensor) and not finite(state[key]):
                     return key, path
     return None
