@@ -425,9 +425,9 @@ def test_a_single_model_is_not_held_against_a_group() -> None:
 
 
 def universal_published() -> Any:
-    from geometry_bench.published.schema import load_source
+    from geometry_bench.published.load import load_publication
 
-    return load_source("universal_direction")
+    return load_publication("universal_direction")
 
 
 def test_embedded_groups_name_models_that_are_there() -> None:

@@ -22,7 +22,7 @@ from geometry_bench.labs.model import LAST_KEPT, MEAN, MEAN_KEPT, CaptureSetting
 from geometry_bench.options import OPTIONS
 from geometry_bench.prompts.pack import load_pack
 from geometry_bench.prompts.roles import RequestSettings
-from geometry_bench.published.schema import PublishedFigures, load_source
+from geometry_bench.published.load import load_publication
 from geometry_bench.records.schema import ClaimVerdict, Estimate
 from geometry_bench.records.verdicts import judge_claim, judge_published
 from geometry_bench.run.run import Run, RunSettings
@@ -223,8 +223,7 @@ def test_verdict_of_a_range(
 
 
 def test_published_figures_of_the_source() -> None:
-    source = load_source("magnitude_variance")
-    assert isinstance(source, PublishedFigures)
+    source = load_publication("magnitude_variance")
     pythia = source.find("EleutherAI/Pythia-1.4b")
     assert pythia is not None
     figures = {

@@ -74,7 +74,7 @@ def show(claim: Annotated[str, typer.Argument(help="Id of a claim, as `geometry-
     """Print one claim: statement, source, cases, criterion, null, published figures."""
     from geometry_bench.claims.model import Case
     from geometry_bench.claims.registry import find_claim
-    from geometry_bench.published.schema import load_source
+    from geometry_bench.published.load import load_publication
 
     found = find_claim(claim)
     facts = [
@@ -96,7 +96,7 @@ def show(claim: Annotated[str, typer.Argument(help="Id of a claim, as `geometry-
     ]
     typer.echo(tabulate(facts, tablefmt="plain"))
     if found.figure is not None:
-        published = load_source(found.source.id)
+        published = load_publication(found.source.id)
         cases = found.cases if found.per_member is None else (Case("figure"),)
         rows = [
             (subject.label, *(_figure(found.figure(subject, case)) for case in cases))
@@ -108,23 +108,25 @@ def show(claim: Annotated[str, typer.Argument(help="Id of a claim, as `geometry-
 @app.command()
 def audit() -> None:
     """Check the sources' sentences against the sources' own figures; no model is needed."""
-    from geometry_bench.claims.audit import AUDITED_SOURCES, run_audit
-    from geometry_bench.published.schema import load_source
+    from geometry_bench.claims.audit import AUDITED, Finding
+    from geometry_bench.claims.audit import audit as examine_all
+    from geometry_bench.published.load import load_publication
 
-    findings = []
-    for source in AUDITED_SOURCES:
-        of_source = run_audit([source])
+    findings: list[Finding] = []
+    for source in AUDITED:
+        publication = load_publication(source)
+        of_source = examine_all(publication)
         rows = [
             (
                 finding.verdict,
-                finding.statement.id,
-                _wrapped(finding.statement.sentence, 50),
+                finding.statement,
+                _wrapped(finding.sentence, 50),
                 _wrapped(finding.explanation, 60),
             )
             for finding in of_source
         ]
-        headers = ("verdict", "statement", "what the source says", "what its figures say")
-        typer.echo(f"{load_source(source).title}\n{tabulate(rows, headers, tablefmt='grid')}\n")
+        headers = ("verdict", "statement", "what the source says", "what its data say")
+        typer.echo(f"{publication.title}\n{tabulate(rows, headers, tablefmt='grid')}\n")
         findings += of_source
     contradicted = sum(not finding.consistent for finding in findings)
     typer.echo(f"{len(findings)} statements, {contradicted} contradicted by the source's own figures")
@@ -140,12 +142,12 @@ def leaderboard(
     published: Annotated[bool, typer.Option(help="Show the published figures.")] = True,
 ) -> None:
     """Print the source's two tables: published figures, and your records beside them."""
-    from geometry_bench.published.schema import load_published
+    from geometry_bench.published.load import load_publication
     from geometry_bench.records.files import RECORDS, read_records, write_atomically
     from geometry_bench.report.leaderboard import published_rows, render_leaderboard
     from geometry_bench.report.measured import measured_rows
 
-    source = load_published()
+    source = load_publication("safety_compassion")
     rows = list(published_rows(source)) if published else []
     for folder in results or ():
         path = folder / RECORDS

@@ -19,9 +19,7 @@ from typing import Any, Literal
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.resources import data_root
 
-TRADITIONS = ("chenrezig", "tara", "agape", "rahma")
-"""The four contemplative traditions of source A."""
-FRAMEWORKS = (*TRADITIONS, "secular")
+FRAMEWORKS = ("chenrezig", "tara", "agape", "rahma", "secular")
 """The system prompts that may declare an opening formula."""
 SYSTEM_KEYS = ("generic", "empty", *FRAMEWORKS, "safety", "safety_strict")
 """The system prompts that every pack must have; ``empty`` stands for no system message."""

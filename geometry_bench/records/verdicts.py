@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from geometry_bench.geometry.resampling import paired_difference
-from geometry_bench.published.schema import AlignmentGroup, alignment_group_of
+from geometry_bench.published.alignment import AlignmentGroup, alignment_group_of
 from geometry_bench.records.schema import (
     BaselineCase,
     BaselineVerdict,

@@ -11,7 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from geometry_bench.published.schema import Pair, Published, PublishedSubject, agrees, tradition_pairs
+from geometry_bench.claims.safety_compassion.axes import PAIRS
+from geometry_bench.published.publication import Publication
+from geometry_bench.published.subject import PublishedSubject
+from geometry_bench.published.tables import agrees
 from geometry_bench.report.tables import Table, as_format, csv_text, format_tables
 
 Kind = Literal["published", "measured"]
@@ -19,15 +22,12 @@ Kind = Literal["published", "measured"]
 SAFETY_COMPASSION = "safety_compassion"
 SAFETY_BASELINE = "safety_baseline"
 
-_SAFETY_PAIRS = {
-    SAFETY_COMPASSION: Pair(message_set="benign", a="safety", b="chenrezig"),
-    SAFETY_BASELINE: Pair(message_set="benign", a="safety", b="empty"),
-}
-_TRADITION_PAIRS = {f"{pair.a}_{pair.b}": pair for pair in tradition_pairs()}
-_SECULAR_PAIRS = {"chenrezig_secular": Pair(message_set="suffering", a="chenrezig", b="secular")}
+_SAFETY_PAIRS = {SAFETY_COMPASSION: "benign/safety|chenrezig", SAFETY_BASELINE: "benign/safety|empty"}
+_TRADITION_PAIRS = {f"{a}_{b}": f"suffering/{a}|{b}" for a, b in PAIRS}
+_SECULAR_PAIRS = {"chenrezig_secular": "suffering/chenrezig|secular"}
 
-FIGURES: Mapping[str, Pair] = {**_SAFETY_PAIRS, **_TRADITION_PAIRS, **_SECULAR_PAIRS}
-"""Every figure that a row may hold, by key: the cosine of two axes at the final block."""
+FIGURES: Mapping[str, str] = {**_SAFETY_PAIRS, **_TRADITION_PAIRS, **_SECULAR_PAIRS}
+"""Every figure that a row may hold, by key: the published name of the cosine of two axes, here at the final block."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class LeaderboardRow:
     figures: Mapping[str, Figure] = field(default_factory=dict)
 
 
-def published_rows(published: Published) -> list[LeaderboardRow]:
+def published_rows(published: Publication) -> list[LeaderboardRow]:
     """One row a published subject, its values from the source's data and its printed figures beside them."""
     return [
         LeaderboardRow(subject.label, "published", _alignment(published, subject), _figures(published, subject))
@@ -131,35 +131,24 @@ def _introduction(rows: Sequence[LeaderboardRow]) -> str:
     return said + " No row is ranked by a mean of its figures."
 
 
-def _alignment(published: Published, subject: PublishedSubject) -> str:
-    table = published.printed.tables.get("safety")
-    named = [row.alignment for row in table.rows if row.subject == subject.key] if table is not None else []
-    return next((name for name in named if name is not None), subject.alignment_method)
+def _alignment(published: Publication, subject: PublishedSubject) -> str | None:
+    rows = published.table("safety").rows
+    return next((row.alignment for row in rows if row.subject == subject.key), None) or subject.alignment_method
 
 
-def _figures(published: Published, subject: PublishedSubject) -> dict[str, Figure]:
-    figures: dict[str, Figure] = {}
-    for key, pair in FIGURES.items():
-        value = subject.cosine_at(pair)
-        if value is not None:
-            figures[key] = Figure(value, printed=_printed(published, subject.key, pair))
-    return figures
+def _figures(published: Publication, subject: PublishedSubject) -> dict[str, Figure]:
+    return {
+        key: Figure(subject.number(name), printed=_printed(published, subject.key, name))
+        for key, name in FIGURES.items()
+        if name in subject.curves
+    }
 
 
-def _printed(published: Published, subject: str, pair: Pair) -> float | None:
+def _printed(published: Publication, subject: str, name: str) -> float | None:
     """What the source prints: in the table of that board, else in a sentence."""
-    for key in ("safety", "traditions"):
-        table = published.printed.tables.get(key)
-        value = table.value(subject, pair) if table is not None else None
-        if value is not None:
-            return value
-    for figure in published.printed.text:
-        if figure.subject == subject and (figure.message_set, {figure.a, figure.b}) == (
-            pair.message_set,
-            {pair.a, pair.b},
-        ):
-            return figure.value
-    return None
+    in_tables = [published.table(key).value(subject, name) for key in ("safety", "traditions")]
+    in_text = [one.value for one in published.printed if (one.subject, one.name) == (subject, name)]
+    return next((value for value in (*in_tables, *in_text) if value is not None), None)
 
 
 def _ranked(board: Board, rows: Iterable[LeaderboardRow]) -> list[LeaderboardRow]:
@@ -219,8 +208,10 @@ def _value(figure: Figure, kind: Kind, *, signed: bool) -> str:
 
 
 def _slip(row: LeaderboardRow, key: str, figure: Figure) -> str:
+    titles = dict(BOARDS[0].columns)
+    name = titles.get(key, FIGURES[key].rpartition("/")[2].replace("|", "↔"))
     return (
-        f"{row.subject}, {FIGURES[key].name}: the source prints {figure.printed:.2f}; "
+        f"{row.subject}, {name}: the source prints {figure.printed:.2f}; "
         f"its data ({figure.value:.4f}) round to {figure.value:.2f}."
     )
 

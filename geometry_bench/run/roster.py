@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.published.schema import alignment_group_of
+from geometry_bench.published.alignment import alignment_group_of
 from geometry_bench.records.files import revision_name
 from geometry_bench.subjects.families import Family, embedded_specs
 from geometry_bench.subjects.groups import OF_THE_RUN, Group

@@ -17,7 +17,8 @@ from geometry_bench.labs.group import GroupLab
 from geometry_bench.labs.model import CaptureSettings, Lab, prompts_hash
 from geometry_bench.prompts.pack import load_pack
 from geometry_bench.prompts.roles import RequestSettings
-from geometry_bench.published.schema import Published, PublishedFigures, load_source
+from geometry_bench.published.load import load_publication
+from geometry_bench.published.publication import Publication
 from geometry_bench.records.environment import environment, peak_memory_bytes
 from geometry_bench.records.facts import absent, panel_facts, panel_inputs, together
 from geometry_bench.records.files import (
@@ -108,8 +109,8 @@ class Run:
         if {"safe", "unsafe"} & set(drawn):
             Labelled.of(*(settings.requests.load(role) for role in ("safe", "unsafe")))
         self.pack = load_pack(settings.prompts)
-        self.published: Mapping[str, Published | PublishedFigures] = {
-            source: load_source(source) for source in dict.fromkeys(claim.source.id for claim in CLAIMS.values())
+        self.published: Mapping[str, Publication] = {
+            source: load_publication(source) for source in dict.fromkeys(claim.source.id for claim in CLAIMS.values())
         }
         self.roster = Roster(specs, groups, families, self._published_alignment)
         self.baselines = BaselineStore(baseline_roots(settings.baselines))
@@ -344,10 +345,11 @@ class Run:
         published = source.find(spec_and_identity[1].name) if spec_and_identity is not None else None
         return claim.figure(published, case) if published is not None else None
 
-    def _group_figure(self, figure: Figure, case: Case, group: PinnedGroup, source: Any) -> float | None:
+    def _group_figure(self, figure: Figure, case: Case, group: PinnedGroup, source: Publication) -> float | None:
         """A figure of the group that has just these members and this reference: a shared direction depends on them all."""
-        subjects = {member: source.find(self.roster.known[id][1].name) for member, id in group.members.items()}
-        if case.key not in subjects or None in subjects.values():
+        found = {member: source.find(self.roster.known[id][1].name) for member, id in group.members.items()}
+        subjects = {member: subject for member, subject in found.items() if subject is not None}
+        if case.key not in subjects or len(subjects) < len(found):
             return None
         keys = {member: subject.key for member, subject in subjects.items()}
         same = [one for one in source.groups.values() if set(one.members) == set(keys.values())]

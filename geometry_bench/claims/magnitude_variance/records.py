@@ -10,16 +10,16 @@ from geometry_bench.claims.requests import sets_of
 from geometry_bench.claims.sources import MAGNITUDE_VARIANCE
 from geometry_bench.labs.model import LAST_KEPT, MEAN, MEAN_KEPT
 from geometry_bench.prompts.roles import NEUTRAL
-from geometry_bench.published.schema import FigureSubject
+from geometry_bench.published.subject import PublishedSubject
 from geometry_bench.records.verdicts import Criterion
 
 
-def _figure(name: str) -> Callable[[FigureSubject, Case], float | None]:
-    return lambda subject, case: subject.figure(name)
+def _figure(name: str) -> Callable[[PublishedSubject, Case], float | None]:
+    return lambda subject, case: subject.value(name)
 
 
-def _parallel_figure(subject: FigureSubject, case: Case) -> float | None:
-    return subject.figure("class_mean_cosine_at_least") if case.key == "raw" else None
+def _parallel_figure(subject: PublishedSubject, case: Case) -> float | None:
+    return subject.value("class_mean_cosine_at_least") if case.key == "raw" else None
 
 
 _KINDS = ("raw", "centred")

@@ -12,7 +12,7 @@ from geometry_bench.claims.requests import VARIANTS
 from geometry_bench.claims.sources import SAFETY_COMPASSION
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.resampling import jackknife_interval, permutation_p
-from geometry_bench.published.schema import alignment_group_of
+from geometry_bench.published.alignment import alignment_group_of
 from geometry_bench.records.schema import Estimate, Null, Record, Variant
 
 BASELINE, COMPASSION = "safety.baseline_sign", "safety.compassion_alignment"

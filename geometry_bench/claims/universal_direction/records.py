@@ -12,7 +12,7 @@ from geometry_bench.claims.sources import UNIVERSAL_DIRECTION
 from geometry_bench.claims.universal_direction import directions, separation
 from geometry_bench.labs.group import GROUP_SETS
 from geometry_bench.labs.model import MEAN_LAST_FIVE
-from geometry_bench.published.schema import FigureSubject
+from geometry_bench.published.subject import PublishedSubject
 from geometry_bench.records.verdicts import Criterion
 
 MARGIN = 0.02
@@ -22,22 +22,22 @@ GAIN = 0.01
 """By how much a moderate penalty's error must lie below that at the ends of the grid."""
 
 
-def _figure(name: str) -> Callable[[FigureSubject, Case], float | None]:
-    return lambda subject, case: subject.figure(name)
+def _figure(name: str) -> Callable[[PublishedSubject, Case], float | None]:
+    return lambda subject, case: subject.value(name)
 
 
-def _auroc_figure(subject: FigureSubject, case: Case) -> float | None:
-    native, universal = (subject.figure(name) for name in ("auroc_native", "auroc_universal"))
+def _auroc_figure(subject: PublishedSubject, case: Case) -> float | None:
+    native, universal = (subject.value(name) for name in ("auroc_native", "auroc_universal"))
     return None if native is None or universal is None else universal - native
 
 
-def _gain_figure(subject: FigureSubject, case: Case) -> float | None:
-    errors = subject.profile("alignment_error")
+def _gain_figure(subject: PublishedSubject, case: Case) -> float | None:
+    errors = subject.curve("alignment_error")
     return None if errors is None else float(directions.interior_gain(np.array(list(errors.values()))))
 
 
-def _shared_figure(subject: FigureSubject, case: Case) -> float | None:
-    return None if case == directions.MEAN else subject.figure("universal_cosine")
+def _shared_figure(subject: PublishedSubject, case: Case) -> float | None:
+    return None if case == directions.MEAN else subject.value("universal_cosine")
 
 
 _GROUP: dict[str, Any] = {

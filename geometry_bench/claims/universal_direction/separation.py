@@ -33,7 +33,7 @@ from geometry_bench.geometry.separation import (
     threshold_gap,
 )
 from geometry_bench.labs.group import GroupLab
-from geometry_bench.published.schema import alignment_group_of
+from geometry_bench.published.alignment import alignment_group_of
 from geometry_bench.records.schema import Estimate, Null, Variant
 
 AGREES = 0.5
