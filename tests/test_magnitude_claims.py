@@ -14,6 +14,7 @@ from scipy import stats
 
 from geometry_bench.activations.pooling import Pooling
 from geometry_bench.claims.magnitude_variance import detection, magnitude
+from geometry_bench.claims.magnitude_variance.records import CLAIMS as SOURCE_C
 from geometry_bench.claims.model import NotApplicableError
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.claims.requests import classes
@@ -228,7 +229,7 @@ def test_published_figures_of_the_source() -> None:
     assert pythia is not None
     figures = {
         (claim.id, case.key): claim.figure(pythia, case)
-        for claim in magnitude.CLAIMS
+        for claim in SOURCE_C
         for case in claim.cases
         if claim.figure is not None
     }
@@ -306,7 +307,7 @@ def test_one_model_from_end_to_end(tmp_path: Path) -> None:
     run = Run([SubjectSpec(str(folder))], settings)
     (subject,) = run.subjects
     records = {}
-    for claim in magnitude.CLAIMS:
+    for claim in SOURCE_C:
         for case in claim.cases:
             record = run.record(claim, case, subject, 11)
             records[record.key] = record
