@@ -277,7 +277,8 @@ def test_missing_values_and_checks_are_errors() -> None:
         ("auroc.matches_overall", lambda raw: raw["subjects"]["pythia-1b"]["values"].pop("auroc_native"), "no auroc_n"),
         ("alignment_error.moderate", lambda raw: [s.pop("curves", 0) for s in raw["subjects"].values()], "to check"),
         ("general_ability.mmlu", lambda raw: _no_text_values(raw), r"mmlu_\* to check"),
-        ("safety.mistral_between", lambda raw: _rename(raw, "subject", "gpt"), "on one of its rungs"),
+        ("safety.mistral_between", lambda raw: _stated(raw).update(subject="gpt"), "on one of its rungs"),
+        ("compassion.range", lambda raw: raw["statements"]["compassion.range"]["stated"].pop("low"), "needs 'low'"),
     ):
         with pytest.raises(GeometryBenchError, match=message):
             changed(key, change)
@@ -296,5 +297,6 @@ def _no_text_values(raw: Raw) -> None:
         subject["values"] = {name: value for name, value in subject["values"].items() if name.startswith("table")}
 
 
-def _rename(raw: Raw, field: str, name: str) -> None:
-    raw["statements"]["safety.mistral_between"]["stated"][field] = name
+def _stated(raw: Raw) -> Raw:
+    stated: Raw = raw["statements"]["safety.mistral_between"]["stated"]
+    return stated

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from geometry_bench.claims.checks import Observation, observe
@@ -74,9 +75,15 @@ def examine(publication: Publication, statement_id: str) -> Finding:
             raise GeometryBenchError(
                 f"The statement {statement_id} of {publication.id} has no function in its audit; restore the file."
             )
-        seen = function(statement.stated, publication)
     else:
-        seen = observe(statement, publication)
+        function = partial(observe, statement.check)
+    try:
+        seen = function(statement.stated, publication)
+    except KeyError as error:
+        raise GeometryBenchError(
+            f"The check of {statement_id} needs {error}, which the published values of {publication.id} lack; "
+            "restore the file."
+        ) from error
     return Finding(
         statement_id,
         statement.sentence,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from geometry_bench.claims.readings import Item, Words
+from geometry_bench.claims.readings import Item, Lookup, Stated
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.published.publication import Publication
 from geometry_bench.published.statements import (
@@ -23,7 +23,6 @@ from geometry_bench.published.statements import (
     MeanCheck,
     OrderCheck,
     PrintedCheck,
-    PublishedStatement,
     RangeCheck,
     SameCheck,
 )
@@ -39,12 +38,13 @@ class Observation:
     explanation: str
 
 
-def observe(statement: PublishedStatement, publication: Publication) -> Observation:
-    """Carry out the declared check of a statement.
+def observe(check: Check, stated: Stated, publication: Publication) -> Observation:
+    """Carry out a declared check on what a sentence states.
 
-    Raises ``GeometryBenchError`` where a value that it needs is missing, ``ValueError`` for a check by a function.
+    Raises ``GeometryBenchError`` where a value that it needs is missing, ``KeyError`` for a word that is not stated and
+    ``ValueError`` for a check by a function.
     """
-    return _observe(statement.check, Words(statement.stated, publication))
+    return _observe(check, Lookup(stated, publication))
 
 
 def listing(parts: Sequence[object], at_most: int = 7) -> str:
@@ -53,24 +53,24 @@ def listing(parts: Sequence[object], at_most: int = 7) -> str:
     return "; ".join(str(part) for part in parts[:at_most]) + (f"; and {left} more" if left > 0 else "")
 
 
-def _observe(check: Check, words: Words) -> Observation:
+def _observe(check: Check, lookup: Lookup) -> Observation:
     match check:
         case RangeCheck():
-            return _range(check, words)
+            return _range(check, lookup)
         case CountCheck():
-            return _count(check, words)
+            return _count(check, lookup)
         case MeanCheck():
-            return _mean(check, words)
+            return _mean(check, lookup)
         case OrderCheck():
-            return _order(check, words)
+            return _order(check, lookup)
         case PrintedCheck():
-            return _printed(check, words)
+            return _printed(check, lookup)
         case SameCheck():
-            return _same(check, words)
+            return _same(check, lookup)
         case AlignmentCheck():
-            return _alignment(check, words)
+            return _alignment(check, lookup)
         case AllCheck():
-            return _all([_observe(one, words) for one in check.checks])
+            return _all([_observe(one, lookup) for one in check.checks])
         case FunctionCheck():
             raise ValueError("a check by a function stands in the audit of its source")
 
@@ -100,8 +100,8 @@ def _average(items: Sequence[Item]) -> float:
     return float(np.mean([item.value for item in items]))
 
 
-def _range(check: RangeCheck, words: Words) -> Observation:
-    (title, items), low, high = words.items(check), words.stated["low"], words.stated["high"]
+def _range(check: RangeCheck, lookup: Lookup) -> Observation:
+    (title, items), low, high = lookup.items(check), lookup.stated["low"], lookup.stated["high"]
     least, greatest = _lowest(items).value, _highest(items).value
     return Observation(
         {"low": least, "high": greatest, "count": len(items)},
@@ -110,8 +110,8 @@ def _range(check: RangeCheck, words: Words) -> Observation:
     )
 
 
-def _within(check: Bounds, words: Words, value: float) -> bool:
-    above, at_least, below = (words.number(bound) for bound in (check.above, check.at_least, check.below))
+def _within(check: Bounds, lookup: Lookup, value: float) -> bool:
+    above, at_least, below = (lookup.number(bound) for bound in (check.above, check.at_least, check.below))
     return (
         (above is None or value > above)
         and (at_least is None or value >= at_least)
@@ -119,46 +119,46 @@ def _within(check: Bounds, words: Words, value: float) -> bool:
     )
 
 
-def _bounds(check: Bounds, words: Words) -> str:
+def _bounds(check: Bounds, lookup: Lookup) -> str:
     given = {"above": check.above, "at least": check.at_least, "below": check.below}
-    return " and ".join(f"{said} {words.number(bound):g}" for said, bound in given.items() if bound is not None)
+    return " and ".join(f"{said} {lookup.number(bound):g}" for said, bound in given.items() if bound is not None)
 
 
-def _count(check: CountCheck, words: Words) -> Observation:
-    title, items = words.items(check)
+def _count(check: CountCheck, lookup: Lookup) -> Observation:
+    title, items = lookup.items(check)
     if check.one_sign:
         negative = [item for item in items if item.value < 0]
         positive = [item for item in items if item.value > 0]
         held, said = max(positive, negative, key=len), "of one sign"
     else:
-        held, said = [item for item in items if _within(check, words, item.value)], _bounds(check, words)
+        held, said = [item for item in items if _within(check, lookup, item.value)], _bounds(check, lookup)
     rest = [item for item in items if item not in held]
     if check.exactly:
-        enough, tail = {item.subject for item in held} == set(words.keys(check.exactly)), f" ({listing(held)})"
+        enough, tail = {item.subject for item in held} == set(lookup.keys(check.exactly)), f" ({listing(held)})"
     else:
         enough = 2 * len(held) > len(items) if check.needed == "most" else not rest
         tail = f", not {listing(rest)}" if rest else f": {_span(items)}"
     return Observation(
         {"count": len(items), "held": len(held), "exceptions": [str(item) for item in rest]},
-        enough and len(items) == words.stated.get("count", len(items)),
+        enough and len(items) == lookup.stated.get("count", len(items)),
         f"{title}: {len(held)} of {len(items)} are {said}{tail}.",
     )
 
 
-def _mean(check: MeanCheck, words: Words) -> Observation:
-    (title, items), publication, near = words.items(check), words.publication, words.number(check.near)
+def _mean(check: MeanCheck, lookup: Lookup) -> Observation:
+    (title, items), publication, near = lookup.items(check), lookup.publication, lookup.number(check.near)
     references = {group.reference for group in publication.groups.values()}
     parts = {
         **{f"in {name}": [i for i in items if i.subject in g.members] for name, g in publication.groups.items()},
         "without the references": [i for i in items if i.subject not in references],
     }
     means = {name: _average(held) for name, held in parts.items() if 0 < len(held) < len(items)}
-    mean, rungs = _average(items), [[i for i in items if i.subject in words.keys((r,))] for r in check.ascending]
-    ascending = " < ".join(str(words.stated.get(rung, rung)) for rung in check.ascending)
-    asked = [_bounds(check, words), "" if near is None else f"{near:g}", ascending]
+    mean, rungs = _average(items), [[i for i in items if i.subject in lookup.keys((r,))] for r in check.ascending]
+    ascending = " < ".join(str(lookup.stated.get(rung, rung)) for rung in check.ascending)
+    asked = [_bounds(check, lookup), "" if near is None else f"{near:g}", ascending]
     return Observation(
         {"mean": mean, **means},
-        _within(check, words, mean)
+        _within(check, lookup, mean)
         and (near is None or abs(mean - near) <= publication.resolution + 1e-9)
         and all(_average(lower) < _average(higher) for lower, higher in pairwise(rungs)),
         f"{title}: the mean is {mean:.4f} over {len(items)} values"
@@ -167,13 +167,13 @@ def _mean(check: MeanCheck, words: Words) -> Observation:
     )
 
 
-def _order(check: OrderCheck, words: Words) -> Observation:
-    title, items = words.items(check)
-    keys = [[set(words.keys((word,))) for word in rung] for rung in check.ascending]
+def _order(check: OrderCheck, lookup: Lookup) -> Observation:
+    title, items = lookup.items(check)
+    keys = [[set(lookup.keys((word,))) for word in rung] for rung in check.ascending]
     rungs = [[i for i in items if all(i.subject in key or i.name in key for key in rung)] for rung in keys]
     placed = {item for rung in rungs for item in rung}
     others = [item for item in items if item not in placed]
-    rungs = [others if words_ == ("others",) else rung for words_, rung in zip(check.ascending, rungs, strict=True)]
+    rungs = [others if name == ("others",) else rung for name, rung in zip(check.ascending, rungs, strict=True)]
     if check.in_each is None:
         breaks = _breaks(rungs)
         return Observation(
@@ -204,13 +204,13 @@ def _breaks(rungs: Sequence[Sequence[Item]]) -> list[str]:
     return [f"{high} against {low}" for high, low in ends if high.value >= low.value]
 
 
-def _printed(check: PrintedCheck, words: Words) -> Observation:
-    publication, off = words.publication, words.subject(check.less_subject)
+def _printed(check: PrintedCheck, lookup: Lookup) -> Observation:
+    publication, off = lookup.publication, lookup.subject(check.less_subject)
     if check.table is not None:
         table = publication.table(check.table)
         cells = [(publication.subjects[r.subject], n, v) for r in table.rows for n, v in table.printed(r).items()]
     else:
-        cells = [(s, n, v) for s in words.subjects(check.subjects) for n, v in words.stated[check.values].items()]
+        cells = [(s, n, v) for s in lookup.subjects(check.subjects) for n, v in lookup.stated[check.values].items()]
     data = [s.number(name) - (off.number(name) if off is not None else 0.0) for s, name, _ in cells]
     wrong = [
         f"{s.label} {publication.label(name)} is printed {printed:+.2f}, the data give {value:+.4f}"
@@ -238,8 +238,8 @@ def _falls_alike(printed: Sequence[float], data: Sequence[float]) -> bool:
     return all(a[1] >= b[1] for i, a in enumerate(pairs) for b in pairs[i + 1 :] if a[0] > b[0])
 
 
-def _same(check: SameCheck, words: Words) -> Observation:
-    publication, (first, second) = words.publication, words.stated["tables"]
+def _same(check: SameCheck, lookup: Lookup) -> Observation:
+    publication, (first, second) = lookup.publication, lookup.stated["tables"]
     one, other = publication.table(first), publication.table(second)
     rows = {(row.subject, row.variant): row for row in other.rows}
     columns = [c for c in one.columns if c in other.columns and any(fnmatchcase(c, p) for p in check.columns)]
@@ -266,8 +266,8 @@ def _same(check: SameCheck, words: Words) -> Observation:
     )
 
 
-def _alignment(check: AlignmentCheck, words: Words) -> Observation:
-    subjects = words.subjects(check.subjects)
+def _alignment(check: AlignmentCheck, lookup: Lookup) -> Observation:
+    subjects = lookup.subjects(check.subjects)
     held = [subject.key for subject in subjects if subject.alignment_group == check.group]
     return Observation(
         {check.group: held},

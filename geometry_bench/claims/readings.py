@@ -32,7 +32,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Words:
+class Lookup:
     """Looks up the words of a check: in what is stated, among groups and lists; any other stands for itself."""
 
     stated: Stated

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -138,7 +138,7 @@ class Publication(Frozen):
             self._check(one.subject or "a printed value", one.name, ())
         return self
 
-    def _check(self, owner: str, name: str, numbers: Any) -> None:
+    def _check(self, owner: str, name: str, numbers: Iterable[float]) -> None:
         told = self.explanation(name)
         if told is None:
             raise ValueError(f"{owner} has {name!r}, which is explained nowhere")
