@@ -1,19 +1,10 @@
-"""The publications themselves: sentences of a source, checked against that source's own figures. No model is needed.
+"""The publications themselves: statements of a source, checked against the values that it reports. No model is needed.
 
-A contradicted sentence is an expected failure, with the figures in its reason: it is a finding about the publication, not
-about a model.
+A contradicted statement is on record in the stored baselines, so it is an expected failure here, with the values in its
+reason. Audits run where no subject is named, or with ``-k audit`` beside one.
 """
 
-from collections.abc import Callable
+from geometry_bench.claims import audited
+from geometry_bench.plugin import benchmarks_of
 
-import pytest
-
-from geometry_bench.claims.audit import Finding, run_audit
-
-
-@pytest.mark.parametrize("finding", run_audit(), ids=lambda finding: finding.statement.id)
-def test_statement(finding: Finding, record_property: Callable[[str, object], None]) -> None:
-    record_property("verdict", finding.verdict)
-    record_property("explanation", finding.explanation)
-    if not finding.consistent:
-        pytest.xfail(f"contradicted: {finding.explanation}")
+globals().update(benchmarks_of(audited.CLAIMS))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from geometry_bench.claims.model import Case, Claim
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.geometry.resampling import holm, paired_difference
-from geometry_bench.published.schema import load_source
+from geometry_bench.published.load import load_publication
 from geometry_bench.records.baselines import BaselineStore, Found
 from geometry_bench.records.estimates import Estimate
 from geometry_bench.records.facts import GroupFacts, ModelFacts, PromptInputs
@@ -147,7 +147,7 @@ def reported_value(claim: Claim, one: Measurement) -> float | None:
     """
     if claim.reported is None:
         return None
-    source, subject = load_source(claim.source.id), one.subject
+    source, subject = load_publication(claim.source.id), one.subject
     if isinstance(subject, GroupFacts):
         found = {member: source.find(facts.name or member) for member, facts in subject.members.items()}
         keys = {member: published.key for member, published in found.items() if published is not None}

@@ -216,7 +216,7 @@ def request_of(values: Mapping[str, Any], *, progress: bool = True) -> Request:
             without one, a manifest that is faulty, two families or groups of one name, a group of one, a reference that is
             no subject.
     """
-    from geometry_bench.published.schema import SOURCES
+    from geometry_bench.published.load import SOURCES
     from geometry_bench.run.request import Request
 
     models = [

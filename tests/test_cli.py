@@ -81,11 +81,12 @@ def test_show_unknown_names_the_nearest(shell: Shell) -> None:
 
 
 def test_audit_counts_what_it_contradicts(shell: Shell) -> None:
-    from geometry_bench.claims.audit import run_audit
+    from geometry_bench.claims.audit import AUDITED, audit
+    from geometry_bench.published.load import load_publication
 
     code, out, _ = shell("audit")
     assert code == 0
-    findings = run_audit()
+    findings = [finding for source in AUDITED for finding in audit(load_publication(source))]
     contradicted = sum(not finding.consistent for finding in findings)
     assert 0 < contradicted < len(findings)
     assert f"{len(findings)} statements, {contradicted} contradicted" in out

@@ -389,7 +389,7 @@ def test_models_of_different_width_depth_and_tokenizer_meet_and_their_records_sa
 
 
 def test_a_published_group_brings_its_figures_and_another_does_not() -> None:
-    figures = {claim.id: claim.figure for claim in universal.CLAIMS}
+    figures = {claim.id: claim.figure for claim in CLAIMS.values()}
     published = universal_published()
     member = published.find("EleutherAI/pythia-160m")
     assert figures["universal.auroc"](member, Case("x")) == pytest.approx(0.6984 - 0.7109)  # type: ignore[misc]
@@ -425,9 +425,9 @@ def test_a_single_model_is_not_held_against_a_group() -> None:
 
 
 def universal_published() -> Any:
-    from geometry_bench.published.schema import load_source
+    from geometry_bench.published.load import load_publication
 
-    return load_source("universal_direction")
+    return load_publication("universal_direction")
 
 
 def test_embedded_groups_name_models_that_are_there() -> None:

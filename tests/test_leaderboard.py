@@ -9,7 +9,8 @@ import re
 import pytest
 
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.published.schema import Published, load_published
+from geometry_bench.published.load import load_publication
+from geometry_bench.published.publication import Publication
 from geometry_bench.report.leaderboard import (
     BOARDS,
     Figure,
@@ -22,12 +23,12 @@ from geometry_bench.report.tables import FORMATS, Table, format_rows
 
 
 @pytest.fixture(scope="module")
-def published() -> Published:
-    return load_published()
+def published() -> Publication:
+    return load_publication("safety_compassion")
 
 
 @pytest.fixture(scope="module")
-def rows(published: Published) -> list[LeaderboardRow]:
+def rows(published: Publication) -> list[LeaderboardRow]:
     return published_rows(published)
 
 
@@ -39,14 +40,15 @@ MEASURED = LeaderboardRow(
 )
 
 
-def test_the_two_tables_are_the_source_s(published: Published, rows: list[LeaderboardRow]) -> None:
+def test_the_two_tables_are_the_source_s(published: Publication, rows: list[LeaderboardRow]) -> None:
     """Rows in the printed order; every cell is the printed one, or carries a footnote that gives it."""
     slips = []
     for table, key in zip(leaderboard(rows), ("safety", "traditions"), strict=True):
-        printed = published.printed.tables[key]
+        printed = published.tables[key]
         labels = [published.subjects[row.subject].label for row in printed.rows]
         assert [re.sub(r" \[\d+\]$", "", row[0]) for row in table.rows] == labels
         for row, source in zip(table.rows, printed.rows, strict=True):
+            assert source.values is not None
             for cell, value in zip(row[-len(source.values) :], source.values, strict=True):
                 if "[" in cell:
                     slips.append((source.subject, cell, value))

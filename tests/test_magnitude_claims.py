@@ -14,6 +14,7 @@ from scipy import stats
 
 from geometry_bench.activations.pooling import Pooling
 from geometry_bench.claims.magnitude_variance import detection, magnitude
+from geometry_bench.claims.magnitude_variance.records import CLAIMS as SOURCE_C
 from geometry_bench.claims.model import NotApplicableError
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.claims.requests import classes
@@ -22,7 +23,7 @@ from geometry_bench.labs.model import LAST_KEPT, MEAN, MEAN_KEPT, CaptureSetting
 from geometry_bench.options import OPTIONS
 from geometry_bench.prompts.pack import load_pack
 from geometry_bench.prompts.roles import RequestSettings
-from geometry_bench.published.schema import PublishedFigures, load_source
+from geometry_bench.published.load import load_publication
 from geometry_bench.records.schema import ClaimVerdict, Estimate
 from geometry_bench.records.verdicts import judge_claim, judge_published
 from geometry_bench.run.run import Run, RunSettings
@@ -223,13 +224,12 @@ def test_verdict_of_a_range(
 
 
 def test_published_figures_of_the_source() -> None:
-    source = load_source("magnitude_variance")
-    assert isinstance(source, PublishedFigures)
+    source = load_publication("magnitude_variance")
     pythia = source.find("EleutherAI/Pythia-1.4b")
     assert pythia is not None
     figures = {
         (claim.id, case.key): claim.figure(pythia, case)
-        for claim in magnitude.CLAIMS
+        for claim in SOURCE_C
         for case in claim.cases
         if claim.figure is not None
     }
@@ -307,7 +307,7 @@ def test_one_model_from_end_to_end(tmp_path: Path) -> None:
     run = Run([SubjectSpec(str(folder))], settings)
     (subject,) = run.subjects
     records = {}
-    for claim in magnitude.CLAIMS:
+    for claim in SOURCE_C:
         for case in claim.cases:
             record = run.record(claim, case, subject, 11)
             records[record.key] = record

@@ -1,4 +1,4 @@
-"""The published figures of source A: complete, looked up rightly, refused when damaged."""
+"""What the sources published: complete, looked up rightly, refused when damaged."""
 
 from __future__ import annotations
 
@@ -8,85 +8,89 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.published.schema import (
-    TRADITIONS,
-    Published,
-    agrees,
-    alignment_group_of,
-    load_published,
-    parse_published,
-    tradition_pairs,
-)
+from geometry_bench.published.alignment import alignment_group_of
+from geometry_bench.published.load import SOURCES, load_publication, parse_publication
+from geometry_bench.published.tables import agrees
 from geometry_bench.resources import data_root
 
-FILE = data_root() / "baselines" / "published" / "safety_compassion.json"
+Raw = dict[str, Any]
+FOLDER = data_root() / "baselines" / "published"
 
 
-@pytest.fixture(scope="module")
-def raw() -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
+def raw(source: str) -> Raw:
+    content: Raw = json.loads((FOLDER / f"{source}.json").read_text(encoding="utf-8"))
     return content
 
 
-@pytest.fixture(scope="module")
-def published() -> Published:
-    return load_published()
+def test_every_source_has_a_file_of_its_own_name() -> None:
+    assert {file.stem for file in FOLDER.glob("*.json")} == set(SOURCES)
+    assert [load_publication(source).id for source in SOURCES] == list(SOURCES)
 
 
-def test_every_model_pair_and_block_is_there(published: Published) -> None:
-    assert {s.key: s.layers for s in published.subjects.values()} == {
-        "apertus-8b": 32,
-        "llama-3.1-8b": 32,
-        "mistral-7b": 32,
-        "phi-4": 40,
-        "gemma-2-9b": 42,
-        "deepseek-r1-distill": 28,
-        "yi-1.5-9b": 48,
-        "ke-v9": 32,
-    }
-    for subject in published.subjects.values():
-        blocks = list(range(round(22 * subject.layers / 32), subject.layers))
-        assert len(subject.pairs("suffering")) == 15
-        assert len(subject.pairs("benign")) == 5
-        for message_set in ("suffering", "benign"):
-            for a, b in subject.pairs(message_set):
-                profile = subject.cosine(message_set, a, b)
-                assert profile is not None
-                assert sorted(profile) == blocks
-        for axis in (*TRADITIONS, "secular", "empty"):
-            norms = subject.axis_norm("suffering", axis)
-            assert norms is not None
-            assert sorted(norms) == list(range(subject.layers))
+def test_source_a_has_every_model_pair_and_block() -> None:
+    publication = load_publication("safety_compassion")
+    layers = {subject.key: subject.layers for subject in publication.subjects.values()}
+    assert sorted(layers.values()) == [28, 32, 32, 32, 32, 40, 42, 48]
+    for subject in publication.subjects.values():
+        pairs = [name for name in subject.curves if "|" in name]
+        assert [sum(name.startswith(f"{s}/") for name in pairs) for s in ("suffering", "benign")] == [15, 5]
+        expected = list(range(round(22 * subject.layers / 32), subject.layers))
+        assert all(list(subject.curves[name]) == expected for name in pairs)
+        for axis in ("chenrezig", "tara", "agape", "rahma", "secular", "empty"):
+            assert list(subject.points(f"norm/suffering/{axis}")) == list(range(subject.layers))
+    assert publication.subjects["apertus-8b"].curve("norm/benign/safety") is None, "the source kept none"
+    assert publication.subjects["ke-v9"].parent == "llama-3.1-8b"
 
 
-def test_lookup_is_symmetric_and_unknown_is_none(published: Published) -> None:
-    gemma = published.find("GOOGLE/gemma-2-9b-IT")
+def test_lookup_goes_by_key_or_hub_id_and_either_order_of_axes() -> None:
+    publication = load_publication("safety_compassion")
+    gemma = publication.find("GOOGLE/gemma-2-9b-IT")
     assert gemma is not None
-    assert gemma is published.find("gemma-2-9b")
-    assert gemma.cosine("benign", "empty", "safety") == gemma.cosine("benign", "safety", "empty")
-    profile = gemma.cosine("benign", "safety", "empty")
-    assert profile is not None
-    assert profile[41] == -0.3047
+    assert gemma is publication.find("gemma-2-9b")
+    assert gemma.alignment_group == "preference"
+    assert gemma.cosine("benign", "empty", "safety") == gemma.curve("benign/safety|empty")
+    assert gemma.number("benign/safety|empty") == gemma.points("benign/safety|empty")[41] == -0.3047
     assert gemma.cosine("suffering", "safety", "empty") is None
-    assert gemma.cosine("benign", "tara", "agape") is None
-    assert gemma.axis_norm("benign", "tara") is None
-    assert published.find("org/other") is None
-    apertus = published.subjects["apertus-8b"]
-    assert apertus.axis_norm("benign", "safety") is None, "the source kept no norms of this set for Apertus"
+    assert publication.find("org/other") is None
+    with pytest.raises(GeometryBenchError, match="gemma-2-9b has no charm"):
+        gemma.number("charm")
+    assert publication.label("benign/safety|empty") == "safety↔baseline"
+    assert publication.label("suffering/tara|agape") == "tara↔agape"
+    assert publication.table("traditions").value("phi-4", "suffering/agape|rahma") == 0.43
 
 
-def test_a_returned_profile_is_a_copy(published: Published) -> None:
-    profile = published.subjects["phi-4"].cosine("benign", "safety", "empty")
-    assert profile is not None
-    profile[39] = 1.0
-    assert published.subjects["phi-4"].cosine("benign", "safety", "empty") != profile
+def test_groups_of_source_b_and_their_gram_matrix() -> None:
+    publication = load_publication("universal_direction")
+    assert {subject.hub_id for subject in publication.members("small")} == {
+        f"EleutherAI/pythia-{size}" for size in ("160m", "410m", "1b")
+    }
+    for version in ("v0.1", "v0.3"):
+        assert publication.find(f"mistralai/Mistral-7B-Instruct-{version}") is None, "the source names no version"
+    for name, group in publication.groups.items():
+        gram, at = np.array(publication.gram(name)), group.members.index(publication.reference(name).key)
+        assert (gram == gram.T).all()
+        assert (gram.diagonal() == 1).all()
+        assert list(gram[at]) == [member.values.get("reference_cosine", 1.0) for member in publication.members(name)]
+    order = publication.groups["large"].members
+    gram = np.array(publication.gram("large"))
+    assert gram[order.index("qwen2.5-7b-instruct"), order.index("llama2-13b-chat")] == 0.46
+    with pytest.raises(GeometryBenchError, match="no group 'middle'; it has small, large"):
+        publication.members("middle")
 
 
-def test_six_tradition_pairs() -> None:
-    assert len({frozenset((p.a, p.b)) for p in tradition_pairs()}) == 6
+def test_sweeps_of_source_d() -> None:
+    publication = load_publication("safety_subspaces")
+    assert {title: len(table.rows) for title, table in publication.tables.items()} == {"1": 2, "2": 3, "4": 7, "5": 7}
+    llama = publication.subjects["llama-2-7b"]
+    assert llama.points("table4/safety_tuned/top_k/utility")[0.99] == 0.122
+    assert list(llama.points("table4/aligned/random/harm")) == [0.01, 0.25, 0.5, 0.75, 0.99]
+    assert (llama.value("table4/safety_tuned/base/harm"), llama.value("mmlu_low")) == (4.27, None)
+    with pytest.raises(GeometryBenchError, match="no table '3'; it has 1, 2, 4, 5"):
+        publication.table("3")
 
 
 @pytest.mark.parametrize(
@@ -104,11 +108,6 @@ def test_alignment_groups_follow_the_stated_rule(method: str, group: str) -> Non
     assert alignment_group_of(method) == group
 
 
-def test_an_unknown_method_gets_no_group() -> None:
-    with pytest.raises(GeometryBenchError, match="constitutional"):
-        alignment_group_of("constitutional something")
-
-
 def test_agreement_is_rounding_either_way_at_the_edge() -> None:
     assert agrees(0.81, 0.8050)
     assert agrees(0.80, 0.8050)
@@ -116,70 +115,92 @@ def test_agreement_is_rounding_either_way_at_the_edge() -> None:
     assert not agrees(-0.31, -0.3047)
 
 
-def _newer(raw: dict[str, Any]) -> None:
-    raw["schema_version"] += 1
+def _curve(raw: Raw, name: str = "benign/safety|empty") -> Raw:
+    curve: Raw = raw["subjects"]["phi-4"]["curves"][name]
+    return curve
 
 
-def _older(raw: dict[str, Any]) -> None:
-    del raw["schema_version"]
+def _values(raw: Raw) -> Raw:
+    values: Raw = next(iter(raw["subjects"].values()))["values"]
+    return values
 
 
-def _cosine_of_two(raw: dict[str, Any]) -> None:
-    raw["subjects"]["phi-4"]["cosines"]["benign"]["safety|empty"]["39"] = 2.0
+SWEEP = "table1/aligned/top_k/harm"
+A, B, D = "safety_compassion", "universal_direction", "safety_subspaces"
+DAMAGE: dict[str, tuple[str, Callable[[Raw], object], str]] = {
+    "newer": (A, lambda raw: raw.update(schema_version=3), "schema version 3.*update"),
+    "no version": (A, lambda raw: raw.pop("schema_version"), "schema version None"),
+    "unknown field": (A, lambda raw: raw["subjects"]["phi-4"].update(colour="blue"), "colour"),
+    "cosine of two": (A, lambda raw: _curve(raw).update({"39": 2.0}), r"phi-4.*= 2, which cannot lie outside"),
+    "block outside": (A, lambda raw: _curve(raw).update({"40": 0.1}), "block 40 of a model with 40"),
+    "no final block": (A, lambda raw: _curve(raw).pop("39"), "ends at block 38"),
+    "pair twice": (
+        A,
+        lambda raw: raw["subjects"]["phi-4"]["curves"].update({"benign/empty|safety": {"39": 0.1}}),
+        "twice",
+    ),
+    "unknown method": (A, lambda raw: raw["subjects"]["phi-4"].update(alignment_method="magic"), "'magic' names none"),
+    "unknown parent": (A, lambda raw: raw["subjects"]["phi-4"].update(parent="gpt"), "'gpt' is named"),
+    "ragged table": (A, lambda raw: raw["tables"]["safety"]["rows"][0]["values"].pop(), "values for 2 columns"),
+    "stranger in table": (A, lambda raw: raw["tables"]["safety"]["rows"][0].update(subject="gpt"), "'gpt' is named"),
+    "unknown column": (A, lambda raw: raw["tables"]["finetune"]["columns"].append("charm"), "for 7 columns"),
+    "printed of nothing": (A, lambda raw: raw["printed"][0].update(name="suffering/a|b"), r"no suffering/a\|b"),
+    "unknown check": (
+        A,
+        lambda raw: raw["statements"]["compassion.range"]["check"].update(kind="guess"),
+        "'guess'",
+    ),
+    "AUROC above one": (B, lambda raw: _values(raw).update(auroc_native=1.2), "auroc_native = 1.2"),
+    "not finite": (B, lambda raw: _values(raw).update(auroc_native=float("nan")), "finite"),
+    "unexplained": (B, lambda raw: _values(raw).update(charm=0.1), "'charm', which is explained nowhere"),
+    "reference outside": (B, lambda raw: raw["groups"]["small"].update(reference="llama2-13b-chat"), "not one of its"),
+    "pair missing": (B, lambda raw: raw["groups"]["large"]["cosines"].popitem(), "each pair of members"),
+    "no reference cosine": (B, lambda raw: _values(raw).pop("reference_cosine"), "160m has no reference_cosine"),
+    "in two groups": (B, lambda raw: raw["groups"].update(again=dict(raw["groups"]["small"])), "in two groups"),
+    "harm off the scale": (
+        D,
+        lambda raw: raw["subjects"]["qwen-2.5-1.5b"]["curves"][SWEEP].update({"0.5": 5.5}),
+        "harm = 5.5",
+    ),
+    "a fraction missing": (
+        D,
+        lambda raw: raw["subjects"]["qwen-2.5-1.5b"]["curves"][SWEEP].pop("0.5"),
+        r"is given at \[0.01, 0.25, 0.75",
+    ),
+    "a sweep missing": (
+        D,
+        lambda raw: raw["subjects"]["qwen-2.5-1.5b"]["curves"].pop(SWEEP),
+        f"no {SWEEP} for its row of table 1",
+    ),
+    "a row twice": (D, lambda raw: raw["tables"]["1"]["rows"].append(raw["tables"]["1"]["rows"][0]), "two rows"),
+    "extends nothing": (D, lambda raw: raw["tables"]["4"].update(extends="9"), "'9' is extended"),
+}
 
 
-def _block_outside(raw: dict[str, Any]) -> None:
-    raw["subjects"]["phi-4"]["cosines"]["benign"]["safety|empty"]["40"] = 0.1
+@pytest.mark.parametrize("what", DAMAGE)
+def test_damage_is_one_clear_sentence(what: str) -> None:
+    source, damage, message = DAMAGE[what]
+    content = raw(source)
+    damage(content)
+    with pytest.raises(GeometryBenchError, match=message) as caught:
+        parse_publication(content, "values.json")
+    assert str(caught.value).startswith("values.json")
+    assert "\n" not in str(caught.value)
 
 
-def _pair_twice(raw: dict[str, Any]) -> None:
-    raw["subjects"]["phi-4"]["cosines"]["benign"]["empty|safety"] = {"39": 0.1}
-
-
-def _wrong_group(raw: dict[str, Any]) -> None:
-    raw["subjects"]["phi-4"]["alignment_group"] = "sft"
-
-
-def _unknown_field(raw: dict[str, Any]) -> None:
-    raw["subjects"]["phi-4"]["colour"] = "blue"
-
-
-def _ragged_table(raw: dict[str, Any]) -> None:
-    raw["printed"]["tables"]["safety"]["rows"][0]["values"].pop()
-
-
-def _stranger_in_table(raw: dict[str, Any]) -> None:
-    raw["printed"]["tables"]["safety"]["rows"][0]["subject"] = "gpt"
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (_newer, "schema version 2.*update"),
-        (_older, "schema version None"),
-        (_cosine_of_two, "phi-4.*less than or equal to 1.01"),
-        (_block_outside, "block 40 of a model with 40"),
-        (_pair_twice, "twice"),
-        (_wrong_group, "does not follow"),
-        (_unknown_field, "colour"),
-        (_ragged_table, "values for 2 columns"),
-        (_stranger_in_table, "'gpt'"),
-    ],
-)
-def test_damage_is_one_clear_error(raw: dict[str, Any], damage: Callable[[dict[str, Any]], None], message: str) -> None:
-    broken = copy.deepcopy(raw)
-    damage(broken)
-    with pytest.raises(GeometryBenchError, match=message):
-        parse_published(broken, "figures.json")
-
-
-def test_unreadable_files(tmp_path: Path) -> None:
-    with pytest.raises(GeometryBenchError, match="no published figures of 'nothing'"):
-        load_published("nothing")
-    cut = tmp_path / "cut.json"
-    cut.write_text(FILE.read_text(encoding="utf-8")[:500], encoding="utf-8")
-    with pytest.raises(GeometryBenchError, match="cannot be read as JSON"):
-        load_published(path=cut)
-    cut.write_text("[]", encoding="utf-8")
-    with pytest.raises(GeometryBenchError, match="JSON object"):
-        load_published(path=cut)
+def test_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(GeometryBenchError, match="no published values of 'nothing'"):
+        load_publication("nothing")
+    folder = tmp_path / "baselines" / "published"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr("geometry_bench.published.load.data_root", lambda: tmp_path)
+    whole = (FOLDER / f"{B}.json").read_text(encoding="utf-8")
+    for text, message in [
+        (whole[:900], "cannot be read as JSON"),
+        ("[1]", "does not hold a JSON object"),
+        (whole.replace('"id":', '"id": "x", "id":', 1), "a key stands twice"),
+    ]:
+        (folder / "damaged.json").write_text(text, encoding="utf-8")
+        with pytest.raises(GeometryBenchError, match=message):
+            load_publication("damaged")
+    assert copy.copy(load_publication(B)) == load_publication(B)

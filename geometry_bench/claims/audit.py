@@ -1,59 +1,42 @@
-"""The audit: sentences of a publication, checked against that publication's own figures. No model is needed.
+"""The audit: sentences of a publication, checked against that publication's own values. No model is needed.
 
-A statement holds what the source says; its check computes what the source's data say. A finding sets the two side by
-side. Whether a statement is contradicted is never written down anywhere: it follows from the data each time.
+A statement in ``baselines/published`` holds what the source says and declares how that is checked; a few are checked by a
+function of the source's own module ``audit``. Whether a statement is contradicted is written down nowhere: it follows from
+the data each time.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any
 
+from geometry_bench.claims.checks import Observation, observe
+from geometry_bench.claims.safety_compassion.audit import FUNCTIONS as SAFETY_COMPASSION
+from geometry_bench.claims.safety_subspaces.audit import FUNCTIONS as SAFETY_SUBSPACES
+from geometry_bench.claims.universal_direction.audit import FUNCTIONS as UNIVERSAL_DIRECTION
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.published.schema import PublishedStatement
+from geometry_bench.published.publication import Publication
 
-AUDITED_SOURCES: tuple[str, ...] = ("safety_compassion", "universal_direction", "safety_subspaces")
-"""Sources with an audit, each in the module ``audit`` of its package."""
+_FUNCTIONS: Mapping[str, Mapping[str, Callable[[Mapping[str, Any], Publication], Observation]]] = {
+    "safety_compassion": SAFETY_COMPASSION,
+    "universal_direction": UNIVERSAL_DIRECTION,
+    "safety_subspaces": SAFETY_SUBSPACES,
+}
+"""By source and statement: checks that take what is stated and the publication."""
 
-
-@dataclass(frozen=True)
-class Observation:
-    """What a check saw in the data: figures by name, whether they bear the sentence out, and one sentence why."""
-
-    found: Mapping[str, Any]
-    consistent: bool
-    explanation: str
-
-
-@dataclass(frozen=True)
-class Statement:
-    """A sentence of a source, in this project's words, and the check that it faces.
-
-    ``stated`` holds the figures and names in the sentence; ``check`` takes the source's published data (of
-    ``records.published``) and returns what it saw.
-    """
-
-    id: str
-    source: str
-    sentence: str
-    where: str
-    stated: Mapping[str, Any]
-    check: Callable[[Any], Observation]
-
-    def examine(self, published: Any) -> Finding:
-        """Check the sentence against these data."""
-        seen = self.check(published)
-        return Finding(self, self.stated, seen.found, seen.consistent, seen.explanation)
+AUDITED: tuple[str, ...] = tuple(_FUNCTIONS)
+"""Ids of the sources with statements, in the order of the sources."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A statement with what was stated, what was found, and whether the two agree."""
+    """A statement with what was stated, what was found (numbers or lists by name), and whether the two agree."""
 
-    statement: Statement
+    statement: str
+    sentence: str
+    where: str
     stated: Mapping[str, Any]
     found: Mapping[str, Any]
     consistent: bool
@@ -65,78 +48,48 @@ class Finding:
         return "consistent" if self.consistent else "contradicted"
 
 
-class Stating(Protocol):
-    """Published data that hold sentences of their source."""
+def audit(publication: Publication) -> tuple[Finding, ...]:
+    """Check every statement of a publication, in the order of its file; none for a publication without statements.
 
-    @property
-    def id(self) -> str:
-        """Id of the source."""
-
-    @property
-    def statements(self) -> Mapping[str, PublishedStatement]:
-        """Sentences of the source by id."""
-
-
-_Data = TypeVar("_Data", bound=Stating)
-Check = Callable[[Mapping[str, Any], _Data], Observation]
-"""What a sentence states, and the published data -> what the data say of it."""
-
-
-class Checks(Generic[_Data]):
-    """The checks of one source, each for the statement of the same id: ``@checks("id")`` adds one."""
-
-    def __init__(self) -> None:
-        self._checks: dict[str, Check[_Data]] = {}
-
-    def __call__(self, statement_id: str) -> Callable[[Check[_Data]], Check[_Data]]:
-        """Register the decorated function as the check of a statement."""
-
-        def register(check: Check[_Data]) -> Check[_Data]:
-            if statement_id in self._checks:
-                raise ValueError(f"two checks for {statement_id}")
-            self._checks[statement_id] = check
-            return check
-
-        return register
-
-    def statements(self, published: _Data) -> tuple[Statement, ...]:
-        """The sentences in the file's order; raises ``GeometryBenchError`` where one has no check or is missing."""
-        if unmatched := set(published.statements) ^ set(self._checks):
-            raise GeometryBenchError(
-                f"The published figures of {published.id} and their audit do not name the same statements: "
-                f"{', '.join(sorted(unmatched))}; restore the file or reinstall geometry-bench."
-            )
-        return tuple(
-            Statement(
-                key, published.id, text.sentence, text.where, text.stated, partial(self._checks[key], text.stated)
-            )
-            for key, text in published.statements.items()
-        )
-
-    def audit(self, published: _Data) -> list[Finding]:
-        """Check every sentence against these data."""
-        return [statement.examine(published) for statement in self.statements(published)]
-
-
-class AuditModule(Protocol):
-    """What the module ``audit`` of a source offers."""
-
-    def audit(self, published: Any | None = None) -> list[Finding]:
-        """Check every statement of the source, against ``published`` or against the stored figures."""
-
-
-def run_audit(sources: Sequence[str] | None = None) -> list[Finding]:
-    """Check every statement of the named sources (all audited ones if None) against the stored published figures.
-
-    Findings come in the order of the sources' files. Raises ``GeometryBenchError`` for an unknown source or a damaged
-    file.
+    Raises ``GeometryBenchError`` where a statement has no check, a function no statement, or a value is missing.
     """
-    findings: list[Finding] = []
-    for source in AUDITED_SOURCES if sources is None else sources:
-        if source not in AUDITED_SOURCES:
+    by_function = {key for key, statement in publication.statements.items() if statement.check.kind == "function"}
+    if unmatched := by_function ^ set(_FUNCTIONS.get(publication.id, {})):
+        raise GeometryBenchError(
+            f"The published values of {publication.id} and their audit do not name the same functions: "
+            f"{', '.join(sorted(unmatched))}; restore the file or reinstall geometry-bench."
+        )
+    return tuple(examine(publication, statement_id) for statement_id in publication.statements)
+
+
+def examine(publication: Publication, statement_id: str) -> Finding:
+    """Check one statement; raises ``GeometryBenchError`` for an unknown one, one without a check or a missing value."""
+    statement = publication.statements.get(statement_id)
+    if statement is None:
+        raise GeometryBenchError(
+            f"{publication.id} has no statement {statement_id!r}; it has {', '.join(publication.statements) or 'none'}."
+        )
+    if statement.check.kind == "function":
+        function = _FUNCTIONS.get(publication.id, {}).get(statement_id)
+        if function is None:
             raise GeometryBenchError(
-                f"There is no audit of {source!r}; the audited sources are {', '.join(AUDITED_SOURCES)}."
+                f"The statement {statement_id} of {publication.id} has no function in its audit; restore the file."
             )
-        module = cast(AuditModule, importlib.import_module(f"geometry_bench.claims.{source}.audit"))
-        findings.extend(module.audit())
-    return findings
+    else:
+        function = partial(observe, statement.check)
+    try:
+        seen = function(statement.stated, publication)
+    except KeyError as error:
+        raise GeometryBenchError(
+            f"The check of {statement_id} needs {error}, which the published values of {publication.id} lack; "
+            "restore the file."
+        ) from error
+    return Finding(
+        statement_id,
+        statement.sentence,
+        statement.where,
+        statement.stated,
+        seen.found,
+        seen.consistent,
+        seen.explanation,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from geometry_bench.published.schema import AlignmentGroup, alignment_group_of
+from geometry_bench.published.alignment import AlignmentGroup, alignment_group_of
 from geometry_bench.records.estimates import Estimate
 from geometry_bench.records.judgement import Answer, ClaimVerdict, Reason, interval_facts, null_facts
 

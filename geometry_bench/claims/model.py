@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from geometry_bench.claims.criteria import Above, Criterion
 from geometry_bench.labs.requirements import Requirements
-from geometry_bench.published.schema import PublishedSubject
+from geometry_bench.published.subject import PublishedSubject
 from geometry_bench.records.estimates import Estimate, Variant
 
 Estimates = Mapping[Variant, Estimate]

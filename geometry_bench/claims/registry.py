@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from difflib import get_close_matches
 
-from geometry_bench.claims import magnitude_variance, safety_compassion, safety_subspaces, universal_direction
+from geometry_bench.claims import audited, magnitude_variance, safety_compassion, safety_subspaces, universal_direction
 from geometry_bench.claims.model import Claim
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.records.measurement import case_key
@@ -15,6 +15,7 @@ _ALL = (
     *magnitude_variance.CLAIMS,
     *universal_direction.CLAIMS,
     *safety_subspaces.CLAIMS,
+    *audited.CLAIMS,
 )
 
 CLAIMS: dict[str, Claim] = {claim.id: claim for claim in _ALL}

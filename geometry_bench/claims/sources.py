@@ -30,3 +30,7 @@ SAFETY_SUBSPACES: Final = Source(
     citation="Safety Subspaces are Not Linearly Distinct: A Fine-Tuning Case Study (ICLR 2026)",
     resolution=0.01,
 )
+
+BY_ID: Final = {
+    source.id: source for source in (SAFETY_COMPASSION, UNIVERSAL_DIRECTION, MAGNITUDE_VARIANCE, SAFETY_SUBSPACES)
+}

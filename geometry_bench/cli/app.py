@@ -74,7 +74,7 @@ def show(claim: Annotated[str, typer.Argument(help="Id of a claim, as `geometry-
     """Print one claim: statement, source, cases, criterion, null, published figures."""
     from geometry_bench.claims.model import Case
     from geometry_bench.claims.registry import find_claim
-    from geometry_bench.published.schema import load_source
+    from geometry_bench.published.load import load_publication
 
     found = find_claim(claim)
     facts = [
@@ -96,7 +96,7 @@ def show(claim: Annotated[str, typer.Argument(help="Id of a claim, as `geometry-
     ]
     typer.echo(tabulate(facts, tablefmt="plain"))
     if found.figure is not None:
-        published = load_source(found.source.id)
+        published = load_publication(found.source.id)
         cases = found.cases if found.per_member is None else (Case("figure"),)
         rows = [
             (subject.label, *(_figure(found.figure(subject, case)) for case in cases))
@@ -109,7 +109,7 @@ def show(claim: Annotated[str, typer.Argument(help="Id of a claim, as `geometry-
 def audit() -> None:
     """Check the sources' sentences against the sources' own figures; no model is needed."""
     from geometry_bench.claims.audit import AUDITED_SOURCES, run_audit
-    from geometry_bench.published.schema import load_source
+    from geometry_bench.published.load import load_publication
 
     findings = []
     for source in AUDITED_SOURCES:
@@ -124,7 +124,7 @@ def audit() -> None:
             for finding in of_source
         ]
         headers = ("verdict", "statement", "what the source says", "what its figures say")
-        typer.echo(f"{load_source(source).title}\n{tabulate(rows, headers, tablefmt='grid')}\n")
+        typer.echo(f"{load_publication(source).title}\n{tabulate(rows, headers, tablefmt='grid')}\n")
         findings += of_source
     contradicted = sum(not finding.consistent for finding in findings)
     typer.echo(f"{len(findings)} statements, {contradicted} contradicted by the source's own figures")

@@ -103,7 +103,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not places:
         return
     bench = bench_of(config)
-    order = {(task.key, task.target.id): place for place, task in enumerate(bench.plan.tasks)}
+    order = {task.place: place for place, task in enumerate(bench.plan.tasks)}
     ours = sorted((items[place] for place in places), key=lambda item: order.get(_place(item), len(order)))
     for place, item in zip(places, ours, strict=True):
         items[place] = item
@@ -118,7 +118,7 @@ def _task(item: pytest.Item) -> Task | Missing | None:
 def _place(item: pytest.Item) -> tuple[str, str]:
     task = _task(item)
     assert task is not None
-    return (task.key, task.target.id) if hasattr(task, "target") else ("", "")
+    return task.place
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -139,7 +139,7 @@ class Controller:
         result = yield
         for nodeid, location, (key, target) in self.deferred:
             bench, hook = bench_of(self.config), self.config.hook
-            task = next(task for task in bench.plan.tasks if (task.key, task.target.id) == (key, target))
+            task = next(task for task in bench.plan.tasks if task.place == (key, target))
             hook.pytest_runtest_logstart(nodeid=nodeid, location=tuple(location))
             hook.pytest_runtest_logreport(report=Case.of(bench, task).report(nodeid, tuple(location)))
             hook.pytest_runtest_logfinish(nodeid=nodeid, location=tuple(location))

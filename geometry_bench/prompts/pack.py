@@ -18,9 +18,7 @@ from geometry_bench.errors import GeometryBenchError
 from geometry_bench.resources import data_root
 from geometry_bench.storage import digest
 
-TRADITIONS = ("chenrezig", "tara", "agape", "rahma")
-"""The four contemplative traditions of source A."""
-FRAMEWORKS = (*TRADITIONS, "secular")
+FRAMEWORKS = ("chenrezig", "tara", "agape", "rahma", "secular")
 """The system prompts that may declare an opening formula."""
 SYSTEM_KEYS = ("generic", "empty", *FRAMEWORKS, "safety", "safety_strict")
 """The system prompts that every pack must have; ``empty`` stands for no system message."""

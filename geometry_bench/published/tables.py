@@ -1,96 +1,76 @@
-"""Tables of projected models (source D): utility and harm by table, basis and SVD fraction ρ, validated.
-
-A row is one model in one table: the models before and after fine-tuning as scalars, and the fine-tuned model with its
-update projected on three bases, along the grid of ρ.
-"""
+"""What a source prints: tables, and single values in sentences, right or not."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import model_validator
 
-Measure = Literal["utility", "harm"]
-Basis = Literal["top_k", "random_k", "random"]
-Variant = Literal["aligned", "safety_tuned"]
-"""The model that was fine-tuned: the published aligned one, or the source's own safety-tuned one."""
-Stage = Literal["base", "aligned", "safety_tuned", "fine_tuned"]
-Projection = Literal["parallel", "orthogonal"]
-
-BASES: tuple[Basis, ...] = ("top_k", "random_k", "random")
-MEASURES: tuple[Measure, ...] = ("utility", "harm")
-
-_Fraction = Annotated[float, Field(gt=0, lt=1)]
-_Utility = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-_Harm = Annotated[float, Field(ge=1, le=5, allow_inf_nan=False)]
+from geometry_bench.published.subject import Finite, Frozen
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+def agrees(printed: float, value: float, decimals: int = 2) -> bool:
+    """Whether ``value`` rounds to ``printed``; a value on the very edge may be rounded either way."""
+    return abs(printed - value) <= 0.5 * 10.0**-decimals + 1e-9
 
 
-class Outcome(_Frozen):
-    """One model, not projected: accuracy on GSM8K (0 to 1, higher is better) and judged harm (1 to 5, lower is safer)."""
+class Row(Frozen):
+    """One row: a subject, which of its variants, the alignment method named there, and what is printed.
 
-    utility: _Utility
-    harm: _Harm
+    ``values`` stand column by column; they are None where the table itself is all that the source published, so that
+    the subject's values and curves are its entries.
+    """
 
-
-class Sweep(_Frozen):
-    """The fine-tuned model with its update projected, by SVD fraction ρ."""
-
-    utility: Mapping[_Fraction, _Utility]
-    harm: Mapping[_Fraction, _Harm]
-
-    def curve(self, measure: Measure) -> dict[float, float]:
-        """One measure by ρ, ascending."""
-        return dict(sorted((self.utility if measure == "utility" else self.harm).items()))
+    subject: str
+    variant: str | None = None
+    alignment: str | None = None
+    values: tuple[Finite, ...] | None = None
 
 
-class SweepRow(_Frozen):
-    """One row of a table."""
+class PublishedTable(Frozen):
+    """A table as the source prints it, rows in its order; a column is the name of a value or of a curve.
 
-    table: str
-    variant: Variant
-    scalars: Mapping[Stage, Outcome]
-    projections: Mapping[Basis, Sweep]
+    Where ``under`` is given, an entry's full name is ``under/variant/column``. ``caption`` and ``section`` say which
+    projection the caption and the section around it name; ``extends`` is the table whose rows this one repeats.
+    """
 
-    def outcome(self, measure: Measure, stage: Stage) -> float | None:
-        """A measure of a model that was not projected, None where the row does not give it."""
-        found = self.scalars.get(stage)
-        return None if found is None else float(getattr(found, measure))
+    where: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    under: str | None = None
+    caption: str | None = None
+    section: str | None = None
+    extends: str | None = None
+    training: str | None = None
 
-    def projected(self, measure: Measure, basis: Basis, fraction: float) -> float | None:
-        """A measure of the projected model, None for a fraction outside the table."""
-        return self.projections[basis].curve(measure).get(fraction)
+    def name(self, row: Row, column: str) -> str:
+        """The full name of an entry."""
+        return "/".join(part for part in (self.under, row.variant, column) if part is not None)
 
-    def cells(self) -> dict[tuple[str, Measure, float | None], float]:
-        """Every figure of the row by stage or basis, measure and SVD fraction (None for a model not projected)."""
-        cells: dict[tuple[str, Measure, float | None], float] = {}
-        for measure in MEASURES:
-            for stage, outcome in self.scalars.items():
-                cells[stage, measure, None] = getattr(outcome, measure)
-            for basis, sweep in self.projections.items():
-                for fraction, value in sweep.curve(measure).items():
-                    cells[basis, measure, fraction] = value
-        return cells
+    def printed(self, row: Row) -> Mapping[str, float]:
+        """The printed values of a row by full name; empty where the entries are the subject's own values."""
+        names = [self.name(row, column) for column in self.columns]
+        return dict(zip(names, row.values, strict=True)) if row.values is not None else {}
+
+    def value(self, subject: str, name: str) -> float | None:
+        """The value printed for a subject under a name, or None where the table has no such row or column."""
+        return next((self.printed(row).get(name) for row in self.rows if row.subject == subject), None)
 
     @model_validator(mode="after")
-    def _complete(self) -> SweepRow:
-        missing = [name for name in (self.variant, "fine_tuned") if name not in self.scalars]
-        missing += [name for name in BASES if name not in self.projections]
-        if missing:
-            raise ValueError(f"a row of table {self.table} lacks {missing[0]!r}")
+    def _rectangular(self) -> PublishedTable:
+        for row in self.rows:
+            if row.values is not None and len(row.values) != len(self.columns):
+                raise ValueError(f"row {row.subject!r} has {len(row.values)} values for {len(self.columns)} columns")
+        places = [(row.subject, row.variant) for row in self.rows]
+        if len(set(places)) != len(places):
+            raise ValueError(f"two rows of one subject and variant in the table of {self.where}")
         return self
 
 
-class TableFacts(_Frozen):
-    """What a table says of itself; ``caption`` and ``section`` name the projection, None where that was not recorded."""
+class PrintedValue(Frozen):
+    """One value in a sentence of the source; ``subject`` is None for a value of no single model."""
 
+    subject: str | None
+    name: str
+    value: Finite
     where: str
-    caption: Projection | None
-    section: Projection | None
-    extends: str | None
-    """The table whose rows this one repeats among more models."""
-    training: str

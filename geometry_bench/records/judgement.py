@@ -54,6 +54,7 @@ class Reason(StrEnum):
     INSIDE_NULL = "inside its null"
     BEYOND_NULL = "beyond its null"
     MET = "criterion met"
+    CHECKED = "statement checked"
     # Does it agree with the published value?
     NONE_PUBLISHED = "none published"
     NO_VALUE = "no value"
@@ -183,6 +184,7 @@ _SENTENCES: Mapping[Reason, Callable[[Mapping[str, Fact]], str]] = {
     Reason.INSIDE_NULL: lambda f: f"{_interval(f)} is {f['wanted']}, but lies inside its {_null(f)}",
     Reason.BEYOND_NULL: lambda f: f"{_interval(f)} is {f['wanted']} and beyond its {_null(f)}",
     Reason.MET: lambda f: f"{_interval(f)} is {f['wanted']}",
+    Reason.CHECKED: lambda f: str(f["sentence"]),
     Reason.NONE_PUBLISHED: lambda f: "the source has no value for this subject",
     Reason.NO_VALUE: lambda f: f"published {f['reported']:+.3f}, but there is no value to compare with it",
     Reason.PUBLISHED_AT_BOUND: lambda f: (

@@ -8,6 +8,9 @@ from functools import cache
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.resources import data_root
 
+EXACT = "exact"
+"""The metric of values that no arithmetic touches."""
+
 SAFETY_FACTOR = 4.0
 """A value counts as moved beyond numerical noise at four times the largest difference that was measured."""
 
@@ -30,6 +33,8 @@ def noise_floor(metric: str, dtype: str | None) -> float:
     Raises:
         GeometryBenchError: the metric and dtype have never been measured.
     """
+    if metric == EXACT:
+        return 0.0
     try:
         by_dtype = _measured()[metric]
         return SAFETY_FACTOR * (max(by_dtype.values()) if dtype is None else by_dtype[dtype])

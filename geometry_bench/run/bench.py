@@ -64,7 +64,7 @@ class Bench:
     @cached_property
     def comparisons(self) -> int:
         """How many of the planned cases can be tested against a baseline, as far as is known before measuring."""
-        tasks = [t for t in self.plan.tasks if self.chosen is None or (t.key, t.target.id) in self.chosen]
+        tasks = [t for t in self.plan.tasks if self.chosen is None or t.place in self.chosen]
         targets = {task.target.id: task.target for task in tasks}
         stored = {id: self.baselines.of(one.name, one.revision, one.is_joint) for id, one in targets.items()}
         return sum(testable(task.key, stored[task.target.id]) for task in tasks)

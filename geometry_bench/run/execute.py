@@ -68,7 +68,7 @@ class Session:
         Raises:
             GeometryBenchError: the subject cannot be loaded; a :class:`SubjectFailedError` for each task after the first.
         """
-        place = (task.key, task.target.id)
+        place = task.place
         if place not in self.done:
             key = self.plan.key(task)
             known = self._earlier.get(key) if key is not None else None
@@ -80,7 +80,7 @@ class Session:
 
     def take(self, task: Task, measurement: Measurement) -> None:
         """Take a measurement made elsewhere for a task; how the model was aligned is declared anew in each run."""
-        place, target, facts = (task.key, task.target.id), task.target, measurement.subject
+        place, target, facts = task.place, task.target, measurement.subject
         same = True
         if isinstance(target, ModelTarget) and isinstance(facts, ModelFacts) and facts.alignment != target.spec.alignment:
             declared = facts.model_copy(update={"alignment": target.spec.alignment})

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.published.schema import alignment_group_of, load_source
+from geometry_bench.published.alignment import alignment_group_of
+from geometry_bench.published.load import SOURCES, load_publication
 from geometry_bench.records.baselines import revision_name
 from geometry_bench.run.targets import FamilyTarget, GroupTarget, ModelTarget
 from geometry_bench.storage import digest_lines
@@ -33,9 +34,7 @@ class Pinned:
         live: Sequence[Subject],
         groups: Sequence[Group],
         families: Sequence[Family],
-        sources: Sequence[str],
     ) -> None:
-        self._sources = sources
         subjects = [_resolved(spec) for spec in specs]
         members = {group.id: {name: _resolved(spec) for name, spec in group.members.items()} for group in groups}
         self._methods = _declared_methods([*subjects, *(one for group in members.values() for one in group.values())])
@@ -62,8 +61,9 @@ class Pinned:
             )
         return target
 
-    def _published_method(self, name: str) -> str | None:
-        found = (load_source(source).find(name) for source in self._sources)
+    @staticmethod
+    def _published_method(name: str) -> str | None:
+        found = (load_publication(source).find(name) for source in SOURCES)
         return next((subject.alignment_method for subject in found if subject and subject.alignment_method), None)
 
     def _group(self, group: Group, resolved: Mapping[str, tuple[SubjectSpec, Identity]]) -> GroupTarget:

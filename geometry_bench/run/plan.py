@@ -11,7 +11,7 @@ from geometry_bench.claims.requests import Labelled
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.labs.requirements import Requirements
 from geometry_bench.prompts.pack import load_pack
-from geometry_bench.published.schema import load_source
+from geometry_bench.published.load import load_publication
 from geometry_bench.records.measurement import case_key
 from geometry_bench.resources import data_root
 from geometry_bench.run.pinning import Pinned
@@ -48,6 +48,11 @@ class Task:
         return f"{self.case.key}@{self.target.id}" if self.case.key else self.target.id
 
     @property
+    def place(self) -> tuple[str, str]:
+        """Case and subject, which no two tasks share."""
+        return self.key, self.target.id
+
+    @property
     def is_joint(self) -> bool:
         """Whether it is computed from other measurements, by whoever gathers them."""
         return bool(self.claim.reads)
@@ -58,6 +63,12 @@ class Missing:
     """A claim for which the run has no target, and what would supply one."""
 
     claim: Claim
+    is_joint = False
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The claim, and no subject."""
+        return self.claim.id, ""
 
     @property
     def sentence(self) -> str:
@@ -104,8 +115,7 @@ def plan(request: Request) -> Plan:
     settings = request.settings
     _check_requests(settings)
     prompts = Prompts(load_pack(settings.prompts), settings.requests, settings.depth)
-    sources = tuple(dict.fromkeys(claim.source.id for claim in request.claims.values()))
-    pinned = Pinned(request.specs, request.live, request.groups, request.families, _published(sources))
+    pinned = Pinned(request.specs, request.live, request.groups, request.families)
     targets: dict[Scope, Sequence[Target]] = {
         "model": tuple(pinned.models.values()),
         "group": tuple(pinned.groups.values()),
@@ -129,12 +139,7 @@ def plan(request: Request) -> Plan:
 def publication_target(source: str) -> PublicationTarget:
     """The target of a source's statements."""
     file = data_root() / "baselines" / "published" / f"{source}.json"
-    return PublicationTarget(source, load_source(source), f"sha256:{digest_file(file)}")
-
-
-def _published(sources: Sequence[str]) -> tuple[str, ...]:
-    folder = data_root() / "baselines" / "published"
-    return tuple(source for source in sources if (folder / f"{source}.json").is_file())
+    return PublicationTarget(source, load_publication(source), f"sha256:{digest_file(file)}")
 
 
 def _check_requests(settings: Settings) -> None:
@@ -149,6 +154,6 @@ def _check_requests(settings: Settings) -> None:
 def _check_unique(tasks: Sequence[Task]) -> None:
     seen: dict[tuple[str, str], Task] = {}
     for task in tasks:
-        twin = seen.setdefault((task.key, task.target.id), task)
+        twin = seen.setdefault(task.place, task)
         if twin is not task:
             raise GeometryBenchError(f"Two tasks of the run are {task.key} on {task.target.id}: give one subject another name.")

@@ -13,7 +13,8 @@ from geometry_bench.labs.model import Lab
 from geometry_bench.labs.panel import Panel
 from geometry_bench.prompts.pack import Pack
 from geometry_bench.prompts.roles import RequestSettings
-from geometry_bench.published.schema import Published, PublishedFigures, alignment_group_of
+from geometry_bench.published.alignment import alignment_group_of
+from geometry_bench.published.publication import Publication
 from geometry_bench.records.facts import (
     Facts,
     FamilyFacts,
@@ -330,7 +331,7 @@ class PublicationTarget:
     scope: ClassVar[Scope] = "publication"
     is_joint: ClassVar[bool] = True
     id: str
-    publication: Published | PublishedFigures
+    publication: Publication
     revision: str
 
     @property
@@ -346,7 +347,7 @@ class PublicationTarget:
         """The file of reported values."""
         return Key(claim.id, claim.version, case.key, self.id, self.revision, None, None, self.revision)
 
-    def open(self, labs: Labs, claim: Claim) -> Published | PublishedFigures:
+    def open(self, labs: Labs, claim: Claim) -> Publication:
         """The reported values."""
         return self.publication
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.storage import digest_lines
 from geometry_bench.subjects import hashing
 from geometry_bench.subjects.adapters import refuse_prompt_learning
 from geometry_bench.subjects.blocks import find_backbone, text_config, without_adapter
@@ -52,7 +53,7 @@ def tokenizer_hash(tokenizer: Any) -> str:
         (Path(folder) / "tokenizer_config.json").unlink(missing_ok=True)  # says where it came from
         files = hashing.tokenizer_hash(Path(folder))
     specials = sorted((key, str(token)) for key, token in tokenizer.special_tokens_map.items())
-    return f"sha256:{hashing.lines_hash([files, repr(specials)])}"
+    return f"sha256:{digest_lines([files, repr(specials)])}"
 
 
 def identity(model: nn.Module, tokenizer: str, name: str) -> Identity:

@@ -11,15 +11,15 @@ from geometry_bench.claims.requests import sets_of
 from geometry_bench.claims.sources import MAGNITUDE_VARIANCE
 from geometry_bench.labs.requirements import LAST_KEPT, MEAN, MEAN_KEPT, Requirements
 from geometry_bench.prompts.roles import NEUTRAL
-from geometry_bench.published.schema import FigureSubject
+from geometry_bench.published.subject import PublishedSubject
 
 
-def _reported(name: str) -> Callable[[FigureSubject, Case], float | None]:
-    return lambda subject, case: subject.figure(name)
+def _reported(name: str) -> Callable[[PublishedSubject, Case], float | None]:
+    return lambda subject, case: subject.value(name)
 
 
-def _parallel_reported(subject: FigureSubject, case: Case) -> float | None:
-    return subject.figure("class_mean_cosine_at_least") if case.key == "raw" else None
+def _parallel_reported(subject: PublishedSubject, case: Case) -> float | None:
+    return subject.value("class_mean_cosine_at_least") if case.key == "raw" else None
 
 
 _KINDS = ("raw", "centred")

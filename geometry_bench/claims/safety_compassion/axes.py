@@ -18,7 +18,7 @@ from geometry_bench.geometry.directions import (
 )
 from geometry_bench.geometry.resampling import jackknife_interval, random_subsets
 from geometry_bench.labs.model import Lab, Rendering, States
-from geometry_bench.published.schema import PublishedSubject
+from geometry_bench.published.subject import PublishedSubject
 from geometry_bench.records.estimates import VARIANTS, Curve, Estimate, Null, Units
 
 REFERENCE = "generic"

@@ -22,7 +22,7 @@ from geometry_bench.claims.safety_compassion.axes import (
 )
 from geometry_bench.geometry.directions import Array, cosine, pair_cosines
 from geometry_bench.labs.model import Lab, Rendering
-from geometry_bench.published.schema import PublishedSubject
+from geometry_bench.published.subject import PublishedSubject
 from geometry_bench.records.estimates import VARIANTS, Estimate
 
 

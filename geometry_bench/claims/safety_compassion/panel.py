@@ -13,7 +13,7 @@ from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.resampling import jackknife_interval, permutation_p
 from geometry_bench.labs.panel import Panel
 from geometry_bench.labs.requirements import Requirements
-from geometry_bench.published.schema import alignment_group_of
+from geometry_bench.published.alignment import alignment_group_of
 from geometry_bench.records.estimates import VARIANTS, Estimate, Null, Units, Variant
 from geometry_bench.records.facts import ModelFacts
 from geometry_bench.records.measurement import Absence, Measurement, NotApplicableError

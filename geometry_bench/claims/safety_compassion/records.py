@@ -15,7 +15,7 @@ from geometry_bench.claims.safety_compassion import compassion, panel, safety
 from geometry_bench.claims.safety_compassion.axes import BENIGN, PAIRS, SUFFERING, TRADITIONS, MessageSet, final_figure
 from geometry_bench.claims.sources import SAFETY_COMPASSION
 from geometry_bench.labs.requirements import Requirements
-from geometry_bench.published.schema import PublishedSubject
+from geometry_bench.published.subject import PublishedSubject
 
 
 def pair_figure(messages: MessageSet, *names: str) -> Callable[[PublishedSubject, Case], float | None]:

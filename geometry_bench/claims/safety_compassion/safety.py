@@ -25,7 +25,7 @@ from geometry_bench.claims.safety_compassion.layers import analysis_layers, firs
 from geometry_bench.geometry.directions import FLOAT64, Array, cosine
 from geometry_bench.geometry.dispersion import participation_ratio, spectrum
 from geometry_bench.labs.model import Lab
-from geometry_bench.published.schema import PublishedSubject
+from geometry_bench.published.subject import PublishedSubject
 from geometry_bench.records.estimates import Estimate
 from geometry_bench.records.measurement import Absence, NotApplicableError
 

@@ -13,7 +13,7 @@ from geometry_bench.claims.sources import UNIVERSAL_DIRECTION
 from geometry_bench.claims.universal_direction import directions, separation
 from geometry_bench.claims.universal_direction.mapped import GROUP_SETS
 from geometry_bench.labs.requirements import MEAN_LAST_FIVE, Requirements
-from geometry_bench.published.schema import FigureSubject
+from geometry_bench.published.subject import PublishedSubject
 
 MARGIN = 0.02
 """A universal direction whose AUROC is lower by no more than this separates as well as the native one."""
@@ -22,22 +22,22 @@ GAIN = 0.01
 """By how much a moderate penalty's error must lie below that at the ends of the grid."""
 
 
-def _reported(name: str) -> Callable[[FigureSubject, Case], float | None]:
-    return lambda subject, case: subject.figure(name)
+def _reported(name: str) -> Callable[[PublishedSubject, Case], float | None]:
+    return lambda subject, case: subject.value(name)
 
 
-def _auroc_reported(subject: FigureSubject, case: Case) -> float | None:
-    native, universal = (subject.figure(name) for name in ("auroc_native", "auroc_universal"))
+def _auroc_reported(subject: PublishedSubject, case: Case) -> float | None:
+    native, universal = (subject.value(name) for name in ("auroc_native", "auroc_universal"))
     return None if native is None or universal is None else universal - native
 
 
-def _gain_reported(subject: FigureSubject, case: Case) -> float | None:
-    errors = subject.profile("alignment_error")
+def _gain_reported(subject: PublishedSubject, case: Case) -> float | None:
+    errors = subject.curve("alignment_error")
     return None if errors is None else float(directions.interior_gain(np.array(list(errors.values()))))
 
 
-def _shared_reported(subject: FigureSubject, case: Case) -> float | None:
-    return None if case == directions.MEAN else subject.figure("universal_cosine")
+def _shared_reported(subject: PublishedSubject, case: Case) -> float | None:
+    return None if case == directions.MEAN else subject.value("universal_cosine")
 
 
 _GROUP: dict[str, Any] = {

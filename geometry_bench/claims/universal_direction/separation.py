@@ -35,7 +35,7 @@ from geometry_bench.geometry.separation import (
 )
 from geometry_bench.labs.group import GroupLab
 from geometry_bench.labs.memo import remembered
-from geometry_bench.published.schema import alignment_group_of
+from geometry_bench.published.alignment import alignment_group_of
 from geometry_bench.records.estimates import VARIANTS, Estimate, Null, Variant
 from geometry_bench.records.measurement import Absence, NotApplicableError
 
