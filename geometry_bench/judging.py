@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from geometry_bench.claims.model import Case, Claim
 from geometry_bench.claims.registry import CLAIMS
@@ -31,18 +32,44 @@ SOURCE_WORDING = "safety_compassion_source"
 """Id of a pack that holds the source's own wording: values are compared as numbers with such a pack alone."""
 
 
+class Stored(Protocol):
+    """One subject's stored values."""
+
+    @property
+    def baseline(self) -> Baseline:
+        """The values."""
+
+    @property
+    def place(self) -> str:
+        """Where they are stored, for a sentence."""
+
+
+class Baselines(Protocol):
+    """What measurements are compared with."""
+
+    def of(self, name: str, revision: str, is_joint: bool, settings: str | None = None) -> Stored | None:
+        """The stored values of a subject; of several settings those given, where they are stored."""
+
+    def others(self, name: str) -> Sequence[str]:
+        """Other revisions of a subject that are stored."""
+
+
 @dataclass(frozen=True)
-class Baselines:
-    """What measurements are compared with: each subject's own baseline, or ``against`` for subjects of its kind."""
+class StoredBaselines:
+    """Each subject's own baseline file, or ``against`` for subjects of its kind."""
 
     store: BaselineStore
     against: Found | None = None
 
     def of(self, name: str, revision: str, is_joint: bool, settings: str | None = None) -> Found | None:
-        """The baseline file of a subject; of several settings those given, where they are stored."""
+        """The baseline file."""
         if self.against is not None and self.against.baseline.subject.is_joint == is_joint:
             return self.against
         return self.store.find(name, revision, settings)
+
+    def others(self, name: str) -> Sequence[str]:
+        """Revisions that have a file."""
+        return self.store.revisions(name)
 
 
 @dataclass(frozen=True)
@@ -80,7 +107,12 @@ def judge_run(
     tested = [change.p for change in changes if change.p is not None]
     adjusted = iter(holm(tested))
     return [
-        _judged(one, claims[one.claim], baselines, change.decided(next(adjusted) if change.p is not None else None, len(tested)))
+        _judged(
+            one,
+            claims[one.claim],
+            baselines,
+            change.decided(next(adjusted) if change.p is not None else None, len(tested)),
+        )
         for one, change in zip(known, changes, strict=True)
     ]
 
@@ -99,9 +131,7 @@ def judge_alone(
     return _judged(measurement, claim, baselines, change.decided(adjusted, comparisons))
 
 
-def _judged(
-    one: Measurement, claim: Claim, baselines: Baselines | None, answer: Answer[BaselineVerdict]
-) -> Judgement:
+def _judged(one: Measurement, claim: Claim, baselines: Baselines | None, answer: Answer[BaselineVerdict]) -> Judgement:
     found, stored = _stored(one, baselines)
     published = one.estimates.get("published")
     source = claim.published_criterion
@@ -111,14 +141,21 @@ def _judged(
         published=judge_published(claim, one),
         baseline=answer,
         source=source.judge(published, _method(one)).verdict if source is not None and published is not None else None,
-        stored_claim=judge_claim(claim, _as_measured(one, found.baseline, stored)).verdict if found and stored else None,
+        stored_claim=judge_claim(claim, _as_measured(one, found.baseline, stored)).verdict
+        if found and stored
+        else None,
         stored_note=stored.reason if stored else None,
     )
 
 
 def _as_measured(one: Measurement, baseline: Baseline, stored: BaselineCase) -> Measurement:
     return one.model_copy(
-        update={"subject": baseline.subject, "estimates": stored.estimates, "missing": stored.missing, "inputs": stored.inputs}
+        update={
+            "subject": baseline.subject,
+            "estimates": stored.estimates,
+            "missing": stored.missing,
+            "inputs": stored.inputs,
+        }
     )
 
 
@@ -196,7 +233,7 @@ def _sides(bounds: Sequence[float]) -> str:
 # Has it moved?
 
 
-def _stored(one: Measurement, baselines: Baselines | None) -> tuple[Found | None, BaselineCase | None]:
+def _stored(one: Measurement, baselines: Baselines | None) -> tuple[Stored | None, BaselineCase | None]:
     subject = one.subject
     if baselines is None:
         return None, None
@@ -204,7 +241,7 @@ def _stored(one: Measurement, baselines: Baselines | None) -> tuple[Found | None
     return found, found.baseline.cases.get(one.key) if found is not None else None
 
 
-def testable(key: str, found: Found | None) -> bool:
+def testable(key: str, found: Stored | None) -> bool:
     """Whether a baseline holds what a paired test of a case needs, so that the case counts among the comparisons."""
     case = found.baseline.cases.get(key) if found is not None else None
     estimate = case.estimate if case is not None else None
@@ -214,7 +251,9 @@ def testable(key: str, found: Found | None) -> bool:
 def _change(one: Measurement, claim: Claim, baselines: Baselines | None) -> Change:
     found, stored = _stored(one, baselines)
     if found is None or stored is None:
-        return Change(Answer(BaselineVerdict.NO_BASELINE, Reason.NONE_STORED, {"sentence": _absent(one, baselines, found)}))
+        return Change(
+            Answer(BaselineVerdict.NO_BASELINE, Reason.NONE_STORED, {"sentence": _absent(one, baselines, found)})
+        )
     refused = _incomparable(one, stored, found.baseline)
     if refused is not None:
         return Change(refused)
@@ -227,12 +266,12 @@ def _change(one: Measurement, claim: Claim, baselines: Baselines | None) -> Chan
     return _difference(new, old, new.value, old.value, claim, one.subject.dtype)
 
 
-def _absent(one: Measurement, baselines: Baselines | None, found: Found | None) -> str:
+def _absent(one: Measurement, baselines: Baselines | None, found: Stored | None) -> str:
     if baselines is None:
         return "no baselines were given"
     if found is not None:
         return f"the baseline {found.place} has no such case"
-    others = baselines.store.revisions(one.subject.name)
+    others = baselines.others(one.subject.name)
     hint = f"; other revisions are ({', '.join(others)}): compare with --against" if others else ""
     return f"no baseline is stored for this revision of {one.subject.id}{hint}"
 

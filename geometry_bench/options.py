@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.prompts.roles import ROLES, RequestSettings
 from geometry_bench.subjects.families import Family, embedded_families, load_family
-from geometry_bench.subjects.groups import DEPTH, Group, embedded_groups, group_manifest, group_of, load_group
+from geometry_bench.subjects.groups import DEPTH, embedded_groups, group_manifest, group_of, load_group
 from geometry_bench.subjects.spec import SubjectSpec
 
 if TYPE_CHECKING:
@@ -37,6 +37,19 @@ class Option:
     def dest(self) -> str:
         """Name under which pytest keeps it; prefixed, since other plugins share the name space."""
         return "gb_" + self.flag.lstrip("-").replace("-", "_")
+
+    def parsed(self, given: Any) -> Any:
+        """The value of text as a command line gives it, or the default.
+
+        Raises:
+            GeometryBenchError: the text is none of the values.
+        """
+        if given is None or self.kind == "flag":
+            return self.default if given is None else given
+        try:
+            return [self.parse(text) for text in given] if self.kind == "repeated" else self.parse(given)
+        except GeometryBenchError as error:
+            raise GeometryBenchError(f"{self.flag}: {str(error).removeprefix(f'{self.flag} ')}") from None
 
     def for_argparse(self) -> dict[str, Any]:
         """What argparse needs to know of it."""

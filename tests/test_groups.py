@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from geometry_bench.records.schema import ClaimVerdict, Estimate
+from geometry_bench.records.verdicts import judge_claim
+from geometry_bench.run.run import Run, RunSettings
 from models import tiny_model
 from scipy import stats
 from scipy.stats import ortho_group
@@ -24,9 +27,6 @@ from geometry_bench.labs.group import GroupLab, block_at
 from geometry_bench.labs.model import MEAN_LAST_FIVE
 from geometry_bench.options import OPTIONS, asked_for
 from geometry_bench.prompts.roles import ALIGNMENT, RequestSettings
-from geometry_bench.records.schema import ClaimVerdict, Estimate
-from geometry_bench.records.verdicts import judge_claim
-from geometry_bench.run.run import Run, RunSettings
 from geometry_bench.subjects.groups import DEPTH, Group, embedded_groups, group_of, load_group
 from geometry_bench.subjects.spec import SubjectSpec, resolve
 

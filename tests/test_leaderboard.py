@@ -7,10 +7,6 @@ import io
 import re
 
 import pytest
-
-from geometry_bench.errors import GeometryBenchError
-from geometry_bench.published.load import load_publication
-from geometry_bench.published.publication import Publication
 from geometry_bench.report.leaderboard import (
     BOARDS,
     Figure,
@@ -20,6 +16,10 @@ from geometry_bench.report.leaderboard import (
     render_leaderboard,
 )
 from geometry_bench.report.tables import FORMATS, Table, format_rows
+
+from geometry_bench.errors import GeometryBenchError
+from geometry_bench.published.load import load_publication
+from geometry_bench.published.publication import Publication
 
 
 @pytest.fixture(scope="module")

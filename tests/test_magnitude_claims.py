@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from geometry_bench.records.schema import ClaimVerdict, Estimate
+from geometry_bench.records.verdicts import judge_claim, judge_published
+from geometry_bench.run.run import Run, RunSettings
 from models import tiny_model
 from scipy import stats
 
@@ -24,9 +27,6 @@ from geometry_bench.options import OPTIONS
 from geometry_bench.prompts.pack import load_pack
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.published.load import load_publication
-from geometry_bench.records.schema import ClaimVerdict, Estimate
-from geometry_bench.records.verdicts import judge_claim, judge_published
-from geometry_bench.run.run import Run, RunSettings
 from geometry_bench.subjects.spec import SubjectSpec, resolve
 
 LAYERS, WIDTH, PER_CLASS = 8, 48, 300

@@ -8,17 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
-from geometry_bench.errors import GeometryBenchError
-from geometry_bench.records.files import (
-    BaselineStore,
-    ResultsFile,
-    read_baseline,
-    settings_name,
-    updated,
-)
 from geometry_bench.records.schema import (
     SCHEMA,
     Baseline,
@@ -29,6 +18,17 @@ from geometry_bench.records.schema import (
     PublishedVerdict,
     Record,
     Verdicts,
+)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from geometry_bench.errors import GeometryBenchError
+from geometry_bench.records.files import (
+    BaselineStore,
+    ResultsFile,
+    read_baseline,
+    settings_name,
+    updated,
 )
 from geometry_bench.storage import write_atomically
 

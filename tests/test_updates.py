@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from geometry_bench.run.roster import Roster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import random_model, tiny_model
@@ -25,7 +26,6 @@ from geometry_bench.geometry.subspaces import (
     random_energy,
     random_frame,
 )
-from geometry_bench.run.roster import Roster
 from geometry_bench.subjects.families import load_family
 from geometry_bench.subjects.spec import SubjectSpec, resolve
 from geometry_bench.updates import safetensor

@@ -37,4 +37,6 @@ def find_claim(claim: str) -> Claim:
 
 def known_cases(members: Collection[str] = ()) -> frozenset[str]:
     """Case keys of all claims, those for each of a group's ``members`` among them."""
-    return frozenset(case_key(claim.id, case.key) for claim in CLAIMS.values() for case in claim.cases_of(tuple(members)))
+    return frozenset(
+        case_key(claim.id, case.key) for claim in CLAIMS.values() for case in claim.cases_of(tuple(members))
+    )

@@ -13,8 +13,8 @@ from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.subspaces import OverlapSweep, Rule, energy_of_vector, rank_of_share
 from geometry_bench.labs.memo import Memo, remembered
 from geometry_bench.records.facts import WeightInputs
-from geometry_bench.subjects.families import CONTROL, Family, Member
 from geometry_bench.storage import digest_lines
+from geometry_bench.subjects.families import CONTROL, Family, Member
 from geometry_bench.updates.checkpoint import layer_of
 from geometry_bench.updates.store import Store
 from geometry_bench.updates.sweep import TensorSweep, common_names, sweep
@@ -37,8 +37,6 @@ PAIRS: tuple[tuple[str, str], ...] = (TASKS, ("useful", ALIGNMENT), ("harmful", 
 
 STARTS: Mapping[str, str] = {"aligned": "aligned", "safety": "safety_tuned", "dpo": "safety_dpo"}
 """What fine-tunes start from, by the role whose update is the alignment."""
-
-
 
 
 def family_inputs(members: Iterable[str]) -> WeightInputs:

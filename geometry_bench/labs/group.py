@@ -15,8 +15,8 @@ from geometry_bench.labs.requirements import Requirements
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.prompts.sets import RequestSet
 from geometry_bench.records.facts import ModelFacts, PromptInputs
-from geometry_bench.subjects.groups import DEPTH
 from geometry_bench.storage import digest_lines
+from geometry_bench.subjects.groups import DEPTH
 
 SWEPT = (1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)
 """Relative depths at which values are recorded beside the declared one."""

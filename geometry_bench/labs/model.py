@@ -18,7 +18,7 @@ from geometry_bench.labs.requirements import NOTHING, RequestRendering, Requirem
 from geometry_bench.prompts.pack import Pack, without_opening
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.prompts.sets import RequestSet
-from geometry_bench.records.facts import ModelFacts, PromptInputs, RequestFacts, Requested
+from geometry_bench.records.facts import ModelFacts, PromptInputs, Requested, RequestFacts
 from geometry_bench.storage import digest_bytes
 from geometry_bench.subjects.spec import Identity, SubjectSpec
 

@@ -96,7 +96,9 @@ class Case:
             self.outcome, self.message
         )
         outcome = "skipped" if self.outcome == "xfailed" else self.outcome
-        report = pytest.TestReport(nodeid, location, {}, outcome, longrepr, "call", user_properties=self.properties.items())
+        report = pytest.TestReport(
+            nodeid, location, {}, outcome, longrepr, "call", user_properties=self.properties.items()
+        )
         if self.outcome == "xfailed":
             report.wasxfail = self.message
         self.attach(report)

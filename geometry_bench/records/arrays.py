@@ -61,7 +61,9 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
         with replacing(path) as temporary:
             save_file(dict(arrays), temporary, metadata={"sha256": digest_arrays(arrays)})
     except OSError as error:
-        raise GeometryBenchError(f"{path} cannot be written ({error.strerror}): make room, or choose another folder.") from None
+        raise GeometryBenchError(
+            f"{path} cannot be written ({error.strerror}): make room, or choose another folder."
+        ) from None
 
 
 def read_arrays(path: Path) -> Arrays:

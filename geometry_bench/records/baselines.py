@@ -184,9 +184,7 @@ def _updated(
     if "trim" in modes:
         cases = {key: case for key, case in cases.items() if key in known}
     for one in group:
-        case = BaselineCase(
-            **{name: getattr(one, name) for name in BaselineCase.model_fields if name != "reason"}, reason=reason
-        )
+        case = BaselineCase.of(one, reason)
         stored = cases.get(one.key)
         if (stored is None and "new" in modes) or (
             stored is not None and "changed" in modes and _content(stored) != _content(case)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -100,6 +101,12 @@ class BaselineCase(Frozen):
     environment: Environment
     reason: str
 
+    @classmethod
+    def of(cls, measurement: Measurement, reason: str) -> BaselineCase:
+        """What is kept of a measurement, and why."""
+        kept = {name: getattr(measurement, name) for name in cls.model_fields if name != "reason"}
+        return cls(**kept, reason=reason)
+
     @property
     def estimate(self) -> Estimate | None:
         """The variant on which verdicts are taken."""
@@ -112,6 +119,13 @@ class Baseline(Frozen):
     schema_version: int = SCHEMA
     subject: Facts
     cases: dict[str, BaselineCase]
+
+    @classmethod
+    def of(cls, measurements: Sequence[Measurement], reason: str) -> Baseline:
+        """A subject's measurements as a baseline."""
+        return cls(
+            subject=measurements[0].subject, cases={one.key: BaselineCase.of(one, reason) for one in measurements}
+        )
 
     def measurements(self) -> list[Measurement]:
         """The stored cases as measurements."""

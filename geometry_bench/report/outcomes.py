@@ -59,10 +59,18 @@ def exit_code(judged: Iterable[Judgement], updating: Collection[str], *, faults:
     nothing could be compared, that has no answer.
     """
     judgements = list(judged)
-    compared = any(one.baseline.verdict not in NOT_COMPARED for one in judgements)
-    if faults or (comparing and judgements and not compared):
+    if faults or (comparing and judgements and comparison_code(judgements) == NOT_ANSWERED):
         return NOT_ANSWERED
     return FAILED if any(outcome_of(one, updating).kind == "failed" for one in judgements) else CLEAN
+
+
+def comparison_code(judged: Iterable[Judgement]) -> int:
+    """What a comparison alone returns: whether something moved or flipped, or nothing could be compared."""
+    compared = [one for one in judged if one.baseline.verdict not in NOT_COMPARED]
+    if not compared:
+        return NOT_ANSWERED
+    moved = any(one.flipped or one.baseline.verdict is BaselineVerdict.REGRESSION for one in compared)
+    return FAILED if moved else CLEAN
 
 
 def warnings_of(judged: Iterable[Judgement], most: int = 12) -> list[str]:

@@ -61,7 +61,9 @@ def _side_by_side(by_subject: Mapping[str, Sequence[Judgement]]) -> str:
         for number, (name, group) in zip(numbers, by_subject.items(), strict=True)
     ]
     table = tabulate(rows, ("claim", "values", *numbers), tablefmt="simple", disable_numparse=True)
-    letters = "H holds, F fails, i inconclusive, - not applicable; ! has moved from its baseline, ~ within sampling noise"
+    letters = (
+        "H holds, F fails, i inconclusive, - not applicable; ! has moved from its baseline, ~ within sampling noise"
+    )
     return "\n".join([*legend, "", table, letters, "-v prints each subject's values with error, null and baseline"])
 
 
@@ -87,7 +89,11 @@ def _subject_line(facts: Facts) -> str:
 
 def row(judged: Judgement) -> tuple[str, ...]:
     """A case's cells, under :data:`HEADERS`."""
-    estimate, reported, old = judged.measurement.estimate, judged.published.number("reported"), judged.baseline.number("old")
+    estimate, reported, old = (
+        judged.measurement.estimate,
+        judged.published.number("reported"),
+        judged.baseline.number("old"),
+    )
     moved = judged.baseline.verdict
     return (
         judged.measurement.key,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from geometry_bench.claims.registry import known_cases
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.judging import Baselines, judge_alone, judge_run, testable
+from geometry_bench.judging import StoredBaselines, judge_alone, judge_run, testable
 from geometry_bench.records.baselines import BaselineStore, Found, check_update, revision_name, update_baselines
 from geometry_bench.records.files import ResultsFile
 from geometry_bench.records.judgement import Judgement
@@ -48,7 +48,7 @@ class Bench:
         self.plan: Plan = plan(self.request)
         self.results = ResultsFile(self.output.results) if self.output.results else None
         store = BaselineStore.beside(self.output.baselines)
-        self.baselines = Baselines(store, against_of(self.output.against, store, self.plan))
+        self.baselines = StoredBaselines(store, against_of(self.output.against, store, self.plan))
         self.session = Session(self.plan, self._earlier())
         self.measurements: list[Measurement] = []
         self.chosen: frozenset[tuple[str, str]] | None = None

@@ -82,7 +82,11 @@ class Session:
         """Take a measurement made elsewhere for a task; how the model was aligned is declared anew in each run."""
         place, target, facts = task.place, task.target, measurement.subject
         same = True
-        if isinstance(target, ModelTarget) and isinstance(facts, ModelFacts) and facts.alignment != target.spec.alignment:
+        if (
+            isinstance(target, ModelTarget)
+            and isinstance(facts, ModelFacts)
+            and facts.alignment != target.spec.alignment
+        ):
             declared = facts.model_copy(update={"alignment": target.spec.alignment})
             measurement, same = measurement.model_copy(update={"subject": declared}), False
         self.done[place] = measurement

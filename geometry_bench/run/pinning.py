@@ -13,8 +13,8 @@ from geometry_bench.run.targets import FamilyTarget, GroupTarget, ModelTarget
 from geometry_bench.storage import digest_lines
 from geometry_bench.subjects.families import Family, embedded_specs
 from geometry_bench.subjects.groups import OF_THE_RUN, Group
-from geometry_bench.subjects.subject import Subject
 from geometry_bench.subjects.spec import Identity, SubjectSpec, resolve
+from geometry_bench.subjects.subject import Subject
 from geometry_bench.updates.checkpoint import revision_of
 
 Checkpoint = tuple[str, str, str | None]

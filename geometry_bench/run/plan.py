@@ -121,7 +121,9 @@ def plan(request: Request) -> Plan:
         "group": tuple(pinned.groups.values()),
         "family": tuple(pinned.families.values()),
         "publication": tuple(map(publication_target, request.publications)),
-        "panel": (PanelTarget(tuple(same[0] for same in pinned.checkpoints())),) if len(pinned.checkpoints()) > 1 else (),
+        "panel": (PanelTarget(tuple(same[0] for same in pinned.checkpoints())),)
+        if len(pinned.checkpoints()) > 1
+        else (),
     }
     every = [target for scope in targets for target in targets[scope]]
     tasks = [
@@ -156,4 +158,6 @@ def _check_unique(tasks: Sequence[Task]) -> None:
     for task in tasks:
         twin = seen.setdefault(task.place, task)
         if twin is not task:
-            raise GeometryBenchError(f"Two tasks of the run are {task.key} on {task.target.id}: give one subject another name.")
+            raise GeometryBenchError(
+                f"Two tasks of the run are {task.key} on {task.target.id}: give one subject another name."
+            )

@@ -13,8 +13,8 @@ from geometry_bench.labs.model import CaptureSettings
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.subjects.families import Family
 from geometry_bench.subjects.groups import DEPTH, Group
-from geometry_bench.subjects.subject import Subject
 from geometry_bench.subjects.spec import SubjectSpec
+from geometry_bench.subjects.subject import Subject
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ from geometry_bench.records.facts import (
 )
 from geometry_bench.records.measurement import Measurement
 from geometry_bench.subjects.families import Family
-from geometry_bench.subjects.subject import Subject
 from geometry_bench.subjects.spec import Identity, SubjectSpec
+from geometry_bench.subjects.subject import Subject
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,7 @@ def _profile(measured: Measurement, variant: Variant) -> Sequence[float | None]:
     estimate = measured.estimates.get(variant)
     if estimate is None or not estimate.profile:
         why = measured.missing.sentence if measured.missing is not None else "it has no profile"
-        raise NotApplicableError(
-            Absence.NO_MEMBER, f"{measured.subject.id} has no value for {measured.key}: {why}"
-        )
+        raise NotApplicableError(Absence.NO_MEMBER, f"{measured.subject.id} has no value for {measured.key}: {why}")
     return estimate.profile
 
 

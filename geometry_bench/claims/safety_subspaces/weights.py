@@ -98,7 +98,9 @@ def _estimate(
         of_block = {block: statistic([one for one in chosen if one.layer == block]) for block in blocks}
         profile["profile"] = Curve.over_blocks([of_block.get(block) for block in range(blocks[-1] + 1)])
     stand_in = _stand_in(family, start)
-    named = [name if isinstance(name, str) else "outside of blocks" if name is None else f"block {name}" for name in names]
+    named = [
+        name if isinstance(name, str) else "outside of blocks" if name is None else f"block {name}" for name in names
+    ]
     return Estimate.of(
         value,
         interval,

@@ -63,7 +63,9 @@ def without_each(group: GroupLab, values: Array) -> Units:
     """The values (units,) without each unit, in the order in which the prompts have them."""
     topics, codes = labelled(group).topics, units(group)
     several = len(set(topics)) > len(set(codes))
-    names = {code: f"topics {code}" if several else str(topic) for topic, code in zip(topics, codes.tolist(), strict=True)}
+    names = {
+        code: f"topics {code}" if several else str(topic) for topic, code in zip(topics, codes.tolist(), strict=True)
+    }
     return Units.of("group of topics" if several else "topic", list(names.values()), values)
 
 
