@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-__all__ = ["Result", "Results", "compare", "load", "measure", "run"]
+from geometry_bench.version import __version__
+
+__all__ = ["Result", "Results", "__version__", "compare", "load", "measure", "run"]
 
 if TYPE_CHECKING:
     from geometry_bench.api import Result, Results, compare, load, measure, run

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from geometry_bench.claims.criteria import Above, Criterion
-from geometry_bench.labs.requirements import Requirements
+from geometry_bench.labs.requirements import NO_PROMPTS, Requirements
 from geometry_bench.published.subject import PublishedSubject
 from geometry_bench.records.estimates import Estimate, Variant
 
@@ -42,8 +42,8 @@ class Case:
 class Claim:
     """One sentence of a source and how it is tested on a subject.
 
-    ``measure`` takes the lab of its ``scope`` (``Lab``, ``GroupLab``, ``FamilyLab``, ``Panel`` or ``Publication``) and a case
-    and returns an estimate for each variant; it raises ``NotApplicableError`` where a subject lacks what it needs.
+    ``measure`` takes the lab of its ``scope`` (``Lab``, ``GroupLab``, ``FamilyLab``, ``Panel`` or ``Publication``) and a
+    case and returns an estimate for each variant; it raises ``NotApplicableError`` where a subject lacks what it needs.
     ``requires`` names the prompts that it is measured on. ``reported`` reads or derives the source's value for a published
     subject. ``smallest_change`` is the smallest difference between two subjects, in units of the value, that would matter
     to a user. ``reads`` names the claims whose measurements a panel takes. ``per_member`` adds a case for each member of a
@@ -58,7 +58,7 @@ class Claim:
     measure: Callable[[Any, Case], Estimates]
     null: str
     scope: Scope = "model"
-    requires: Requirements = Requirements()
+    requires: Requirements = NO_PROMPTS
     cases: tuple[Case, ...] = (Case(),)
     criterion: Criterion = field(default_factory=Above)
     published_criterion: Criterion | None = field(default_factory=lambda: Above(beyond_null=False))

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from geometry_bench import __version__
 from geometry_bench.cli import cache, claims, families, results, run, updates
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.version import __version__
 
 app = typer.Typer(
     name="geometry-bench",

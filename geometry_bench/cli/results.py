@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from tabulate import tabulate
 
 from geometry_bench.cli.text import wrapped
 from geometry_bench.errors import GeometryBenchError
+
+if TYPE_CHECKING:
+    from geometry_bench.records.measurement import Measurement
 
 baseline_app = typer.Typer(help="Stored baselines: which there are, and what one of them holds.", no_args_is_help=True)
 
@@ -40,7 +43,7 @@ def leaderboard(
     from geometry_bench.run.request import chosen_claims
     from geometry_bench.storage import write_atomically
 
-    measured = []
+    measured: list[Measurement] = []
     for folder in results or ():
         path = folder / RECORDS
         if not path.is_file():

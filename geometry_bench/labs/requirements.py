@@ -70,6 +70,9 @@ class Requirements:
         return messages + sum(len(drawn.load(name)) for name in self.sets)
 
 
+NO_PROMPTS = Requirements()
+
+
 @dataclass(frozen=True)
 class Wanted:
     """All poolings that the claims of a run read of a set of requests, so that one pass over it serves them all."""

@@ -170,8 +170,8 @@ class PromptInputs(_Inputs):
     kind: Literal["prompts"] = "prompts"
     pack: str | None = None
     controls: str | None = None
-    messages: list[str] = []
-    requests: list[RequestFacts] = []
+    messages: list[str] = Field(default_factory=list)
+    requests: list[RequestFacts] = Field(default_factory=list)
     tokens_hash: str | None = None
     template: str | None = None
     template_hash: str | None = None

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from geometry_bench import __version__
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.storage import new_folder
 from geometry_bench.subjects.hashing import TOKENIZER_FILES
@@ -20,6 +19,7 @@ from geometry_bench.updates.projection import Projection, TensorOutcome, project
 from geometry_bench.updates.safetensor import READABLE, Stored, from_float32, read_raw
 from geometry_bench.updates.store import Store
 from geometry_bench.updates.update import Update
+from geometry_bench.version import __version__
 
 REPORT = "projection.json"
 Dtype = Literal["auto", "float32"]

@@ -122,7 +122,8 @@ def peak_depth(lab: Lab, case: Case) -> Estimates:
         blocks = "block" if lab.layers == 1 else "blocks"
         raise NotApplicableError(
             Absence.TOO_FEW_BLOCKS,
-            f"of {lab.layers} {blocks} none lies between {PEAK_FROM:.0%} and {PEAK_TO:.0%} of the depth; take a deeper model",
+            f"of {lab.layers} {blocks} none lies between {PEAK_FROM:.0%} and {PEAK_TO:.0%} of the depth; take a "
+            "deeper model",
             blocks=lab.layers,
         )
     return {variant: _peak_depth(lab, variant) for variant in VARIANTS}

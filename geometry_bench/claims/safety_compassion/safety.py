@@ -117,8 +117,8 @@ def layer_profile(lab: Lab, case: Case) -> Estimates:
     if analysed < 3 and kind == "last_block_jump":
         raise NotApplicableError(
             Absence.TOO_FEW_BLOCKS,
-            f"{lab.layers} blocks leave {analysed} analysis layers from block {first_analysis_layer(lab.layers)} on, too few "
-            "to compare the last step with earlier ones",
+            f"{lab.layers} blocks leave {analysed} analysis layers from block {first_analysis_layer(lab.layers)} on, too "
+            "few to compare the last step with earlier ones",
             blocks=lab.layers,
         )
     reduction = REDUCTIONS[kind]
