@@ -32,12 +32,12 @@ from geometry_bench.geometry.groups import (
     Group,
     Summed,
     deal_topics,
-    dealt_anew,
     group_sums,
     halves,
     leading,
     left_out,
     overlaps,
+    permuted,
     pooled_covariance,
 )
 from geometry_bench.geometry.moments import Folding, Moments
@@ -114,7 +114,7 @@ def test_topics_are_dealt_whole_and_evenly(topics: list[int], groups: int, seed:
 @pytest.mark.parametrize("prompts", [(30, 40, 35), (70, 90, 80), (400, 500, 450)], ids=["span", "prompts", "sums"])
 @pytest.mark.parametrize("centred", [True, False], ids=["centred", "uncentred"])
 def test_streamed_groups_equal_the_decomposition_of_what_they_hold(prompts: tuple[int, ...], centred: bool) -> None:
-    """In each of three ways to hold groups: whole, without a group, in halves, dealt anew."""
+    """In each of three ways to hold groups: whole, without a group, in halves, permuted."""
     generator, width = np.random.default_rng(1), 120 if prompts[0] < 400 else 24
     states = [skewed(generator, count, width) for count in prompts]
     codes = [deal_topics(None, count, 5) for count in prompts]
@@ -142,8 +142,8 @@ def test_streamed_groups_equal_the_decomposition_of_what_they_hold(prompts: tupl
         check(one, weights)
     first = halves(sums.sets, splits=2)[1]
     check(one * first, one * ~first)
-    dealt = dealt_anew(sums.sets, draws=2)[1]
-    check((dealt == 0).astype(float), (dealt == 1).astype(float))
+    drawn = permuted(sums.sets, draws=2)[1]
+    check((drawn == 0).astype(float), (drawn == 1).astype(float))
 
     pooled = pooled_covariance(sums, (0, 1), centred=centred)
     both = [own.astype(np.float64) - (own.mean(axis=0, dtype=np.float64) if centred else 0) for own in states[:2]]

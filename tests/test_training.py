@@ -104,7 +104,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", bundled())
 def test_bundled_recipes_are_sound(name: str) -> None:
-    from geometry_bench.training.trainers import check_training
+    from geometry_bench.training.arguments import check_training
 
     recipe = load_recipe(find_recipe(name))
     check_training(recipe)
@@ -343,7 +343,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_new_model_writes_into_its_stream_with_small_weights(type: str) -> None:
     from types import SimpleNamespace
 
-    from geometry_bench.training.build import new_model
+    from geometry_bench.training.models import new_model
 
     class Tokenizer(SimpleNamespace):
         def __len__(self) -> int:

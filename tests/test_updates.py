@@ -85,7 +85,7 @@ def test_every_figure_is_that_of_numpys_svd(kind: str, device: str | None) -> No
     ]
     np.testing.assert_allclose(found.energy_kept(), expected, rtol=0, atol=1e-10)
     back = overlap_of(b, a, device).energy_kept()
-    np.testing.assert_allclose(found.turned().energy_kept(), back, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(found.transposed().energy_kept(), back, rtol=0, atol=1e-10)
     # All directions of the space keep all of any update.
     if rank == a.shape[0]:
         assert found.energy_kept()[-1] == pytest.approx(1, abs=1e-12)

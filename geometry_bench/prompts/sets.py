@@ -1,26 +1,23 @@
 """Sets of requests for the claims on unsafe directions, magnitudes and overlaps: built-in, from a file, or public.
 
-The built-in sets are the project's own wording (``fixtures/prompts/requests.toml`` and ``instructions.toml``, written by
-``write_requests.py`` beside them). Imports no torch.
+Imports no torch.
 """
 
 from __future__ import annotations
 
 import difflib
-import functools
 import random
 import re
-import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.prompts import public as hub
+from geometry_bench.prompts.builtin import BUILT_IN, Request, requests_of, revision_of
 from geometry_bench.prompts.public import PUBLIC, Public
 from geometry_bench.prompts.tables import ENDINGS, Row, need_column, read_rows
-from geometry_bench.resources import data_root
 from geometry_bench.storage import digest, digest_file
 
 USUAL_COLUMNS = (
@@ -31,22 +28,6 @@ USUAL_COLUMNS = (
 _BEHAVIOURS = {"Behavior", "SemanticCategory", "ContextString"}  # HarmBench's own csv
 _FILE = re.compile(rf"(?P<path>.+(?:{'|'.join(re.escape(e) for e in ENDINGS)}))(?::(?P<column>[^:/\\]+))?", re.I)
 _HUB = re.compile(r"(?P<hub>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?::(?P<column>[^:]+))?")
-
-
-@dataclass(frozen=True)
-class Request:
-    """One request to a model.
-
-    ``topic`` groups requests for clustered intervals, None where the source has no topics. ``partner`` is the id of the
-    request that this one is matched with: the other class in the same wording, or the plain form of a wrapped request.
-    ``wrapper`` names the jailbreak framing.
-    """
-
-    id: str
-    text: str
-    topic: str | None = None
-    partner: str | None = None
-    wrapper: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +95,7 @@ def load_set(
 ) -> RequestSet:
     """Load a set of requests.
 
-    ``name`` is a built-in name (``builtin_names``), a file (``FILE`` or ``FILE:column``; csv, json, jsonl, parquet, txt), a
+    ``name`` is a built-in name (``BUILT_IN``), a file (``FILE`` or ``FILE:column``; csv, json, jsonl, parquet, txt), a
     public name (``PUBLIC``) or any data set of the Hub (``org/name[@revision][:column]``, split train). ``column`` names
     the requests, ``topic_column`` the topics, ``where`` keeps the rows whose columns have these values. Of texts that
     differ in case and white space only, the first is kept. ``count`` draws that many with ``seed``, in their original
@@ -126,11 +107,11 @@ def load_set(
     if count is not None and count < 1:
         raise GeometryBenchError(f"Asked for {count} requests of {name}; ask for at least 1.")
     text = str(name)
-    if not isinstance(name, Path) and text.lower() in _BUILT_IN:
+    if not isinstance(name, Path) and text.lower() in BUILT_IN:
         if column is not None or topic_column is not None or where:
             raise GeometryBenchError(f"The built-in set {text} has no columns to choose from; leave them out.")
         key = text.lower()
-        return _draw(key, _built_in(key), "pack", _pack_revision(_BUILT_IN[key].file), None, count, seed)
+        return _draw(key, requests_of(key), "pack", revision_of(key), None, count, seed)
     if not isinstance(name, Path) and text.lower() in PUBLIC:
         return _from_hub(text.lower(), PUBLIC[text.lower()], column, topic_column, where, count, seed)
     if isinstance(name, Path) or (found := _FILE.fullmatch(text)) is not None or Path(text).exists():
@@ -141,121 +122,12 @@ def load_set(
     if (found := _HUB.fullmatch(text)) is not None and not text.startswith("."):
         other = Public(found["hub"], revision=found["revision"])
         return _from_hub(found["hub"], other, column or found["column"], topic_column, where, count, seed)
-    near = difflib.get_close_matches(text.lower(), [*_BUILT_IN, *PUBLIC], n=3, cutoff=0.5)
+    near = difflib.get_close_matches(text.lower(), [*BUILT_IN, *PUBLIC], n=3, cutoff=0.5)
     hint = f" (did you mean {' or '.join(sorted(near))}?)" if near else ""
     raise GeometryBenchError(
-        f"There is no prompt set {text!r}{hint}; built-in are {', '.join(_BUILT_IN)}, public are {', '.join(PUBLIC)}, and "
+        f"There is no prompt set {text!r}{hint}; built-in are {', '.join(BUILT_IN)}, public are {', '.join(PUBLIC)}, and "
         f"files end in {', '.join(ENDINGS)}."
     )
-
-
-def builtin_names() -> tuple[str, ...]:
-    """The names of the built-in sets."""
-    return tuple(_BUILT_IN)
-
-
-# Built-in sets
-
-
-@dataclass(frozen=True)
-class _BuiltIn:
-    file: str
-    read: Callable[[Mapping[str, Any]], Iterator[Request]]
-
-
-@functools.cache
-def _pack(file: str) -> Mapping[str, Any]:
-    return tomllib.loads(_pack_path(file).read_text(encoding="utf-8"))
-
-
-def _pack_path(file: str) -> Path:
-    path = data_root() / "fixtures" / "prompts" / file
-    if not path.is_file():
-        raise GeometryBenchError(f"This installation lacks its prompt sets (no {file}); install the package anew.")
-    return path
-
-
-@functools.cache
-def _pack_revision(file: str) -> str:
-    return f"sha256:{digest_file(_pack_path(file))}"
-
-
-@functools.cache
-def _built_in(name: str) -> tuple[Request, ...]:
-    made = _BUILT_IN[name]
-    return tuple(made.read(_pack(made.file)))
-
-
-def _side(side: int) -> Callable[[Mapping[str, Any]], Iterator[Request]]:
-    """One class of ``[pairs]``: topic = list of [unsafe, safe]."""
-    names = ("unsafe", "safe")
-
-    def read(pack: Mapping[str, Any]) -> Iterator[Request]:
-        for topic, pairs in pack["pairs"].items():
-            for number, pair in enumerate(pairs, start=1):
-                ids = [f"{name}-{topic}-{number:02}" for name in names]
-                yield Request(ids[side], pair[side], topic, ids[1 - side])
-
-    return read
-
-
-def _table(name: str) -> Callable[[Mapping[str, Any]], Iterator[Request]]:
-    """A table of topic = list of texts."""
-
-    def read(pack: Mapping[str, Any]) -> Iterator[Request]:
-        for topic, texts in pack[name].items():
-            for number, text in enumerate(texts, start=1):
-                yield Request(f"{name}-{topic}-{number:02}", text, topic)
-
-    return read
-
-
-def _relengthed(name: str) -> Callable[[Mapping[str, Any]], Iterator[Request]]:
-    """A table that says the safe requests over, shorter or longer; partners stay the unsafe ones."""
-
-    def read(pack: Mapping[str, Any]) -> Iterator[Request]:
-        for request, safe in zip(_table(name)(pack), _side(1)(pack), strict=True):
-            yield replace(request, partner=safe.partner)
-
-    return read
-
-
-def _unmatched(pack: Mapping[str, Any]) -> Iterator[Request]:
-    """Short and long in turn, as requests collected in different places are: lengths differ from the unsafe set's."""
-    both = zip(_relengthed("safe-short")(pack), _relengthed("safe-long")(pack), strict=True)
-    for number, pair in enumerate(both):
-        yield pair[number % 2]
-
-
-def _wrapped(side: int) -> Callable[[Mapping[str, Any]], Iterator[Request]]:
-    """Each request of a class in one of the framings, in turn, so that every topic meets every framing."""
-
-    def read(pack: Mapping[str, Any]) -> Iterator[Request]:
-        wrappers = list(pack["wrappers"].items())
-        for number, request in enumerate(_side(side)(pack)):
-            wrapper, frame = wrappers[number % len(wrappers)]
-            yield Request(
-                f"jailbreak-{request.id}", frame.replace("{request}", request.text), request.topic, request.id, wrapper
-            )
-
-    return read
-
-
-_REQUESTS, _INSTRUCTIONS = "requests.toml", "instructions.toml"
-_BUILT_IN: Mapping[str, _BuiltIn] = {
-    "unsafe": _BuiltIn(_REQUESTS, _side(0)),
-    "safe": _BuiltIn(_REQUESTS, _side(1)),
-    "safe-short": _BuiltIn(_REQUESTS, _relengthed("safe-short")),
-    "safe-long": _BuiltIn(_REQUESTS, _relengthed("safe-long")),
-    "safe-unmatched": _BuiltIn(_REQUESTS, _unmatched),
-    "harmful-a": _BuiltIn(_REQUESTS, _table("harmful-a")),
-    "harmful-b": _BuiltIn(_REQUESTS, _table("harmful-b")),
-    "refusal-style": _BuiltIn(_REQUESTS, _table("refusal-style")),
-    "jailbreak": _BuiltIn(_REQUESTS, _wrapped(0)),
-    "jailbreak-safe": _BuiltIn(_REQUESTS, _wrapped(1)),
-    "instructions": _BuiltIn(_INSTRUCTIONS, _table("instructions")),
-    "maths": _BuiltIn(_INSTRUCTIONS, _table("maths")),
-}
 
 
 # Files and data sets

@@ -56,7 +56,7 @@ class Overlap:
         """MSO for every η, with its Haar expectation."""
         return overlap_sweep(self.squared, self.v, self.w, thresholds)
 
-    def turned(self) -> Overlap:
+    def transposed(self) -> Overlap:
         """The same with V and W exchanged."""
         return Overlap(self.squared.T, self.w, self.v)
 

@@ -222,7 +222,7 @@ def _pair(name: str, start: Checkpoint, end: Checkpoint, in_start: str | None, i
     for side, own in ((start, in_start), (end, in_end)):
         if side.stored(own).dtype not in READABLE:
             return Pair(name, in_start, in_end, None, "skipped", f"stored as {side.stored(own).dtype} in {side.name}")
-    if start.is_turned(in_start):
+    if start.is_transposed(in_start):
         return Pair(
             name, in_start, in_end, None, "skipped", "stored as (inputs, outputs), so its rows are no output side"
         )

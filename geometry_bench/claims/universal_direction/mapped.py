@@ -19,9 +19,9 @@ from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.clusters import leave_one_cluster_out, permuted_labels, split_halves
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.groups import deal_topics
-from geometry_bench.geometry.mapped import alike, direction_cosines, inner_products
+from geometry_bench.geometry.mapped import broadcast, direction_cosines, inner_products
 from geometry_bench.geometry.resampling import Interval
-from geometry_bench.geometry.separation import contrast, label_contrasts
+from geometry_bench.geometry.scorers import contrast, label_contrasts
 from geometry_bench.geometry.transfer import PenaltyChoice, RidgeMap, best_penalty, fit_ridge
 from geometry_bench.labs.group import CLASSES, GroupLab
 from geometry_bench.prompts.roles import ALIGNMENT
@@ -156,7 +156,7 @@ def cosines(group: GroupLab, variant: Variant, depth: float | None = None) -> Ar
     """Cosines of all members' directions with each other, whole and leaving units out: (1 + units, members, members)."""
 
     def compute() -> Array:
-        contrasts = alike(contrast(_left_out(group), labelled(group).labels), len(group.members))
+        contrasts = broadcast(contrast(_left_out(group), labelled(group).labels), len(group.members))
         return direction_cosines(products(group, variant, depth), contrasts)
 
     return group.once(("cosines", variant, depth or group.depth), compute)
@@ -175,37 +175,40 @@ def shuffled_cosines(group: GroupLab, variant: Variant) -> Array:
 
     def compute() -> Array:
         drawn = label_contrasts(shuffled_labels(group), np.ones(len(labelled(group).labels)))
-        return direction_cosines(products(group, variant), alike(drawn, len(group.members)))
+        return direction_cosines(products(group, variant), broadcast(drawn, len(group.members)))
 
     return group.once(("shuffled", variant), compute)
 
 
-Crossed = Callable[[Array, Array, Array], Array]
+CrossFitted = Callable[[Array, Array, Array], Array]
 """Products, contrasts of one half and of the other (draws, members, prompts) -> (draws, …)."""
 
 
-def crossed(group: GroupLab, statistic: Crossed, name: str, depth: float | None = None) -> Array:
+def cross_fitted(group: GroupLab, statistic: CrossFitted, name: str, depth: float | None = None) -> Array:
     """A statistic of directions from different halves, mean over splits and sides: whole and leaving units out."""
     labels = labelled(group).labels
     return group.once(
-        ("crossed", name, depth or group.depth),
+        ("cross-fitted", name, depth or group.depth),
         lambda: _over_halves(group, statistic, depth, lambda half: contrast(_left_out(group) * half, labels)),
     )
 
 
-def crossed_null(group: GroupLab, statistic: Crossed, name: str) -> Array:
+def cross_fitted_null(group: GroupLab, statistic: CrossFitted, name: str) -> Array:
     """The same under labels swapped alike in all members: (draws, …)."""
     labels = shuffled_labels(group)
     return group.once(
-        ("crossed null", name), lambda: _over_halves(group, statistic, None, lambda half: label_contrasts(labels, half))
+        ("cross-fitted null", name),
+        lambda: _over_halves(group, statistic, None, lambda half: label_contrasts(labels, half)),
     )
 
 
-def _over_halves(group: GroupLab, statistic: Crossed, depth: float | None, fitted: Callable[[Array], Array]) -> Array:
+def _over_halves(
+    group: GroupLab, statistic: CrossFitted, depth: float | None, fitted: Callable[[Array], Array]
+) -> Array:
     inner, members = products(group, "corrected", depth), len(group.members)
     halves = split_halves(labelled(group).labels, units(group), splits=SPLITS, seed=SEED)
     rows = [
-        statistic(inner, *(alike(fitted(half.astype(np.float64)), members) for half in pair))
+        statistic(inner, *(broadcast(fitted(half.astype(np.float64)), members) for half in pair))
         for first in halves
         for pair in ((first, ~first), (~first, first))
     ]
