@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from models import random_model, tiny_model
 from safetensors.torch import load_file, save_file
 
+from geometry_bench import safetensor
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.subspaces import (
     Spectrum,
@@ -26,14 +27,13 @@ from geometry_bench.geometry.subspaces import (
     random_frame,
 )
 from geometry_bench.run.roster import Roster
+from geometry_bench.safetensor import from_float32, to_float32
 from geometry_bench.subjects.families import load_family
 from geometry_bench.subjects.spec import SubjectSpec, resolve
-from geometry_bench.updates import safetensor
 from geometry_bench.updates.checkpoint import Checkpoint, open_checkpoint, revision_of
 from geometry_bench.updates.decompositions import factorise, in_memory, overlap
-from geometry_bench.updates.safetensor import from_float32, to_float32
 from geometry_bench.updates.store import Store
-from geometry_bench.updates.sweep import Overlap, common_names, stream, sweep
+from geometry_bench.updates.sweep import Overlap, common_names, sweep
 from geometry_bench.updates.update import compare, member_for, update_between
 
 ETAS = [0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99]
@@ -530,8 +530,6 @@ def test_a_family_goes_by_tensor_by_tensor() -> None:
     base, aligned = family.member("base"), member_for(family, "aligned")
     harmful = member_for(family, "harmful", parent_role="aligned")
     updates = {"aligned": update_between(family, base, aligned), "harmful": update_between(family, aligned, harmful)}
-    names = common_names(updates)
-    assert [name for name, deltas in stream(updates) if set(deltas) == set(updates)] == list(names)
     found = list(sweep(updates, [("aligned", "harmful"), ("aligned", "aligned")]))
     assert [one.name for one in found] == list(common_names(updates, dimensions=2))
     assert [one.name for one in found][1] == "model.layers.0.mlp.down_proj.weight"

@@ -72,10 +72,6 @@ class Pack:
     messages: Mapping[str, tuple[Message, ...]]
     is_builtin: bool
 
-    def word_counts(self) -> dict[str, int]:
-        """Return the number of words of every system prompt, ``empty`` included with 0."""
-        return {key: len(text.split()) for key, text in self.systems.items()}
-
 
 def builtin_path() -> Path:
     """Return the file of the built-in pack."""

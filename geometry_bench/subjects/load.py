@@ -13,9 +13,10 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from geometry_bench import hub
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.prompts.render import ChatFormat
-from geometry_bench.subjects import hashing, hub
+from geometry_bench.subjects import hashing
 from geometry_bench.subjects.adapters import first_sentence, with_adapter
 from geometry_bench.subjects.blocks import find_backbone, find_blocks, input_device, text_config
 from geometry_bench.subjects.quiet import quiet_transformers

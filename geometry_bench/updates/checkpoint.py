@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from geometry_bench import hub
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.subjects import hashing, hub
+from geometry_bench.safetensor import READABLE, Array32, Stored, read_header, read_rows, slices
+from geometry_bench.subjects import hashing
 from geometry_bench.subjects.describe import read_json, refuse_non_decoder
 from geometry_bench.subjects.families import Family, Member
 from geometry_bench.subjects.spec import SubjectSpec, embedded_folder, resolve
 from geometry_bench.updates.lora import Adapter, is_adapter, read_adapter
-from geometry_bench.updates.safetensor import READABLE, Array32, Stored, read_header, read_rows, slices
 
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py")
 

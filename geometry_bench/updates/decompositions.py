@@ -19,8 +19,8 @@ from scipy import linalg
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.subspaces import Spectrum, numerical_rank
+from geometry_bench.safetensor import Array32, slices
 from geometry_bench.storage import digest
-from geometry_bench.updates.safetensor import Array32, slices
 from geometry_bench.updates.store import Store
 
 VERSION = 1

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.safetensor import Array32, Stored, read_header, read_rows
 from geometry_bench.subjects.describe import read_json
-from geometry_bench.updates.safetensor import Array32, Stored, read_header, read_rows
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
