@@ -249,7 +249,7 @@ def test_usual_columns_are_found_in_their_order(tmp_path: Path) -> None:
 
 
 def test_faults_of_names_and_columns(tmp_path: Path) -> None:
-    assert "did you mean harmbench or harmful-a or harmful-b?" in fault(lambda: load_set("harmful"))
+    assert "did you mean harmful-b or harmful-a?" in fault(lambda: load_set("harmful"))
     assert "advbench" in fault(lambda: load_set("adv-bench"))
     assert "instructions" in fault(lambda: load_set("zzzzzz"))
     assert "does not exist" in fault(lambda: load_set(tmp_path / "none.csv"))
@@ -264,7 +264,7 @@ def test_faults_of_names_and_columns(tmp_path: Path) -> None:
         fault(lambda: load_set(path, topic_column="promt")),
         fault(lambda: load_set(path, where={"promt": "x"})),
     ):
-        assert "'promt' (did you mean 'prompt'?)" in sentence
+        assert "'promt' (did you mean prompt?)" in sentence
         assert "prompt, kind, keep" in sentence
     unusual = write(tmp_path / "unusual.csv", [{"a": "x", "b": "y"}])
     assert "name one of a, b" in fault(lambda: load_set(unusual))

@@ -6,12 +6,12 @@ They stand in ``fixtures/prompts/requests.toml`` and ``instructions.toml``, writ
 from __future__ import annotations
 
 import functools
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from geometry_bench.checked import read_toml
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.resources import data_root
 from geometry_bench.storage import digest_file
@@ -41,7 +41,7 @@ class _BuiltIn:
 
 @functools.cache
 def _pack(file: str) -> Mapping[str, Any]:
-    return tomllib.loads(_pack_path(file).read_text(encoding="utf-8"))
+    return read_toml(_pack_path(file), f"The prompt sets {file}")
 
 
 def _pack_path(file: str) -> Path:

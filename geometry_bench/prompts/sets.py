@@ -5,7 +5,6 @@ Imports no torch.
 
 from __future__ import annotations
 
-import difflib
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from geometry_bench.checked import did_you_mean
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.prompts import public as hub
 from geometry_bench.prompts.builtin import BUILT_IN, Request, requests_of, revision_of
@@ -122,8 +122,7 @@ def load_set(
     if (found := _HUB.fullmatch(text)) is not None and not text.startswith("."):
         other = Public(found["hub"], revision=found["revision"])
         return _from_hub(found["hub"], other, column or found["column"], topic_column, where, count, seed)
-    near = difflib.get_close_matches(text.lower(), [*BUILT_IN, *PUBLIC], n=3, cutoff=0.5)
-    hint = f" (did you mean {' or '.join(sorted(near))}?)" if near else ""
+    hint = did_you_mean(text.lower(), [*BUILT_IN, *PUBLIC])
     raise GeometryBenchError(
         f"There is no prompt set {text!r}{hint}; built-in are {', '.join(BUILT_IN)}, public are {', '.join(PUBLIC)}, and "
         f"files end in {', '.join(ENDINGS)}."

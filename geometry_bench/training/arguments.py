@@ -6,7 +6,6 @@ Imports torch, transformers and trl: import this module only when training.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import warnings
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from transformers import TrainingArguments
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.sft_config import SFTConfig
 
+from geometry_bench.checked import did_you_mean
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.training.recipe import Recipe, Stage
 
@@ -76,11 +76,9 @@ def check_training(recipe: Recipe) -> list[str]:
                 raise GeometryBenchError(f"`{key}` in {where} is decided by the build itself; leave it out.")
             known = known_keys(stage.method) if key in stage.own_training else everywhere
             if key not in known:
-                near = difflib.get_close_matches(key, known, 1)
-                hint = f" (did you mean {near[0]}?)" if near else ""
                 raise GeometryBenchError(
-                    f"Unknown key `{key}` in {where}{hint}; keys are those of {CONFIGS[stage.method].__name__}, and "
-                    f"{', '.join(OWN)}."
+                    f"Unknown key `{key}`{did_you_mean(key, known)} in {where}; keys are those of "
+                    f"{CONFIGS[stage.method].__name__}, and {', '.join(OWN)}."
                 )
         arguments(stage, Path("unused"), rows=1)
         if stage.training.get("bf16") and not _has_bf16():

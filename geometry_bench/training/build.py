@@ -19,7 +19,8 @@ from geometry_bench.subjects.families import Family
 from geometry_bench.subjects.quiet import quiet_transformers
 from geometry_bench.training import sources
 from geometry_bench.training.members import WORK, Members, Tell
-from geometry_bench.training.recipe import Planned, Recipe, load_recipe
+from geometry_bench.training.recipe import Planned, Recipe
+from geometry_bench.training.recipe_file import load_recipe
 
 NEEDED = ("trl", "datasets", "accelerate", "filelock")
 

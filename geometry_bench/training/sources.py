@@ -6,7 +6,6 @@ A row is ``{"text": str}``, ``{"messages": [...]}`` with the assistant's answer 
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import itertools
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from geometry_bench.checked import did_you_mean
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.prompts.tables import need_column, read_rows
 from geometry_bench.resources import data_root
@@ -45,9 +45,9 @@ def generator(name: str) -> Callable[[str, int], Iterator[Row]]:
     """One generator by name. Raises GeometryBenchError naming those that there are."""
     known = generators()
     if name not in known:
-        near = difflib.get_close_matches(name, list(known), 1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise GeometryBenchError(f"There is no generator {name!r}{hint}; there are {', '.join(known)}.")
+        raise GeometryBenchError(
+            f"There is no generator {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}."
+        )
     return known[name]
 
 
