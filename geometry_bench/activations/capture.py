@@ -256,8 +256,8 @@ def _free_memory() -> None:
 def _bar(total: int, progress: bool | Literal["force"], label: str) -> Iterator[Callable[[int], object]]:
     from tqdm import tqdm
 
-    shown = progress == "force" or (bool(progress) and sys.stderr.isatty())
-    bar = tqdm(total=total, desc=label or None, unit="prompt", file=sys.stderr, disable=not shown, leave=False)
+    hidden = {"force": False, True: None, False: True}[progress]  # None: hidden where stderr is no terminal
+    bar = tqdm(total=total, desc=label or None, unit="prompt", file=sys.stderr, disable=hidden, leave=False)
     try:
         yield bar.update
     finally:
