@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from geometry_bench.errors import GeometryBenchError
 
@@ -124,4 +124,28 @@ def snapshot(name: str, commit: str, patterns: Sequence[str]) -> Path:
         raise GeometryBenchError(
             f"{name} at {commit[:12]} cannot be downloaded ({type(error).__name__}) and is not whole in the local cache; go "
             "online, free disk space, or give a local folder."
+        ) from error
+
+
+def data_set(name: str, config: str | None, split: str | None, revision: str | None) -> Any:
+    """The rows of a data set's configuration, as ``datasets`` holds them.
+
+    Raises GeometryBenchError where ``datasets`` is not installed or the rows cannot be had.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise GeometryBenchError(
+            f"The data set {name} needs the library datasets, which is not installed; run: pip install "
+            "'geometry-bench[data]'."
+        ) from None
+    try:
+        return datasets.load_dataset(name, config, split=split, revision=revision)
+    except (ValueError, RuntimeError, datasets.exceptions.DatasetsError, *network_errors()) as error:
+        if "gated" in str(error).lower():
+            raise gated(name, "dataset") from error
+        first = (str(error).splitlines() or [""])[0].strip().rstrip(".") or type(error).__name__
+        raise GeometryBenchError(
+            f"The data set {name} cannot be loaded ({first}); check its name, configuration, split and the connection, or "
+            "save its rows to a file and name that."
         ) from error

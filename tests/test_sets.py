@@ -344,13 +344,12 @@ class FakeDatasets(types.ModuleType):
         self.calls: list[tuple[str, str | None, str, str]] = []
         self.exceptions = types.SimpleNamespace(
             DatasetsError=type("DatasetsError", (Exception,), {}),
-            DatasetNotFoundError=type("DatasetNotFoundError", (Exception,), {}),
         )
 
     def load_dataset(self, name: str, config: str | None, *, split: str, revision: str) -> list[dict[str, Any]]:
         self.calls.append((name, config, split, revision))
         if (name, config) not in self.rows:
-            raise self.exceptions.DatasetNotFoundError(f"no {name}")
+            raise self.exceptions.DatasetsError(f"no {name}")
         return self.rows[name, config]
 
 

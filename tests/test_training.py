@@ -254,7 +254,7 @@ def test_rows_of_a_data_set_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("no route")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(GeometryBenchError, match=r"Cannot load the data set org/name \(no route\)"):
+    with pytest.raises(GeometryBenchError, match=r"The data set org/name cannot be loaded \(no route\)"):
         list(sources.rows(source, "sft"))
 
 

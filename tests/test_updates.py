@@ -558,7 +558,7 @@ def test_a_missing_role_is_told() -> None:
 # The store
 
 
-def test_decompositions_are_kept_and_damage_is_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompositions_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start = opened(folder(tmp_path / "a", some(0)))
     update = compare(start, opened(folder(tmp_path / "b", some(1))))
     name, store = "model.layers.0.mlp.up_proj.weight", Store(tmp_path / "kept")
@@ -569,13 +569,6 @@ def test_decompositions_are_kept_and_damage_is_mended(tmp_path: Path, monkeypatc
     np.testing.assert_array_equal(kept.vectors, made.vectors)
     assert kept.spectrum.total == made.spectrum.total
     np.testing.assert_array_equal(kept.spectrum.energies, made.spectrum.energies)
-    (file,) = store.root.glob("??/*.safetensors")
-    content = bytearray(file.read_bytes())
-    content[-5] ^= 1
-    file.write_bytes(content)
-    assert store.get(file.stem) is None
-    np.testing.assert_array_equal(update.factors(name, store=store).vectors, made.vectors)
-    assert store.get(file.stem) is not None
     # Another end is another entry.
     compare(start, opened(folder(tmp_path / "c", some(2)))).factors(name, store=store)
     assert len(list(store.root.glob("??/*.safetensors"))) == 2
@@ -591,7 +584,3 @@ def test_the_store_keeps_within_its_limit(tmp_path: Path) -> None:
     assert len(left) <= 6
     assert "8" in left
     assert "0" not in left
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    with pytest.warns(RuntimeWarning, match="cannot be kept"):
-        assert not Store(blocked).put("0" * 64, arrays)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from geometry_bench import hub
-from geometry_bench.errors import GeometryBenchError
 from geometry_bench.prompts.tables import Row
 
 
@@ -86,35 +85,6 @@ def commit_of(public: Public) -> str:
 
 
 def hub_rows(public: Public, commit: str) -> Iterator[Row]:
-    """All rows of the set at a commit, configuration by configuration.
-
-    Raises GeometryBenchError where ``datasets`` is not installed or the rows cannot be had.
-    """
-    try:
-        import datasets
-    except ImportError:
-        raise GeometryBenchError(
-            f"The data set {public.hub} needs the library datasets, which is not installed; run: pip install "
-            "'geometry-bench[data]'."
-        ) from None
-    from huggingface_hub.errors import GatedRepoError
-
-    faults = (ValueError, RuntimeError, datasets.exceptions.DatasetsError, *hub.network_errors())
+    """All rows of the set at a commit, configuration by configuration; raises as :func:`geometry_bench.hub.data_set`."""
     for config in public.configs or (None,):
-        try:
-            found = datasets.load_dataset(public.hub, config, split=public.split, revision=commit)
-        except (GatedRepoError, datasets.exceptions.DatasetNotFoundError) as error:
-            if "gated" in str(error).lower():
-                raise hub.gated(public.hub, "dataset") from error
-            raise _unloadable(public, error) from error
-        except faults as error:
-            raise _unloadable(public, error) from error
-        yield from found
-
-
-def _unloadable(public: Public, error: BaseException) -> GeometryBenchError:
-    first = (str(error).splitlines() or [""])[0].strip().rstrip(".") or type(error).__name__
-    return GeometryBenchError(
-        f"The data set {public.hub} cannot be loaded ({first}); check its name, split and the connection, or save its rows "
-        "to a file and name that."
-    )
+        yield from hub.data_set(public.hub, config, public.split, commit)

@@ -5,10 +5,11 @@ Imports no torch.
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from geometry_bench.errors import GeometryBenchError
 from geometry_bench.prompts import public as hub
 from geometry_bench.prompts.builtin import BUILT_IN, Request, requests_of, revision_of
 from geometry_bench.prompts.public import PUBLIC, Public
-from geometry_bench.prompts.tables import ENDINGS, Row, need_column, read_rows
+from geometry_bench.prompts.tables import ENDINGS, Row, equal, need_column, read_rows
 from geometry_bench.storage import digest, digest_file
 
 USUAL_COLUMNS = (
@@ -106,22 +107,22 @@ def load_set(
     """
     if count is not None and count < 1:
         raise GeometryBenchError(f"Asked for {count} requests of {name}; ask for at least 1.")
-    text = str(name)
-    if not isinstance(name, Path) and text.lower() in BUILT_IN:
+    asked = _Asked(column, topic_column, where or {}, count, seed)
+    text, path = str(name), Path(name)
+    key = "" if isinstance(name, Path) else text.lower()
+    if key in BUILT_IN:
         if column is not None or topic_column is not None or where:
             raise GeometryBenchError(f"The built-in set {text} has no columns to choose from; leave them out.")
-        key = text.lower()
-        return _draw(key, requests_of(key), "pack", revision_of(key), None, count, seed)
-    if not isinstance(name, Path) and text.lower() in PUBLIC:
-        return _from_hub(text.lower(), PUBLIC[text.lower()], column, topic_column, where, count, seed)
-    if isinstance(name, Path) or (found := _FILE.fullmatch(text)) is not None or Path(text).exists():
-        path = Path(name)
+        return _draw(key, requests_of(key), "pack", revision_of(key), asked)
+    if key in PUBLIC:
+        return _from_hub(key, PUBLIC[key], asked)
+    if isinstance(name, Path) or (found := _FILE.fullmatch(text)) is not None or path.exists():
         if not isinstance(name, Path) and found is not None and not path.exists():
-            path, column = Path(found["path"]), column or found["column"]
-        return _from_file(path, column, topic_column, where, count, seed)
+            path, asked = Path(found["path"]), replace(asked, column=column or found["column"])
+        return _from_file(path, asked)
     if (found := _HUB.fullmatch(text)) is not None and not text.startswith("."):
         other = Public(found["hub"], revision=found["revision"])
-        return _from_hub(found["hub"], other, column or found["column"], topic_column, where, count, seed)
+        return _from_hub(found["hub"], other, replace(asked, column=column or found["column"]))
     hint = did_you_mean(text.lower(), [*BUILT_IN, *PUBLIC])
     raise GeometryBenchError(
         f"There is no prompt set {text!r}{hint}; built-in are {', '.join(BUILT_IN)}, public are {', '.join(PUBLIC)}, and "
@@ -132,62 +133,48 @@ def load_set(
 # Files and data sets
 
 
-def _from_file(
-    path: Path,
-    column: str | None,
-    topic: str | None,
-    where: Mapping[str, Any] | None,
-    count: int | None,
-    seed: int,
-) -> RequestSet:
+@dataclass(frozen=True)
+class _Asked:
+    """What a caller asks of a table: where its requests and topics stand, which rows are kept, how many are drawn."""
+
+    column: str | None
+    topic: str | None
+    where: Mapping[str, Any]
+    count: int | None
+    seed: int
+
+
+def _from_file(path: Path, asked: _Asked) -> RequestSet:
     label = f"The data file {path}"
-    rows = read_rows(path)
-    requests, used = _requests(rows, label, column, topic, where)
-    revision = f"sha256:{digest_file(path)}"
-    return _draw(path.name, requests, "file", revision, used, count, seed, label)
+    requests, used = _requests(read_rows(path), label, asked)
+    return _draw(path.name, requests, "file", f"sha256:{digest_file(path)}", asked, used, label)
 
 
-def _from_hub(
-    name: str,
-    public: Public,
-    column: str | None,
-    topic: str | None,
-    where: Mapping[str, Any] | None,
-    count: int | None,
-    seed: int,
-) -> RequestSet:
+def _from_hub(name: str, public: Public, asked: _Asked) -> RequestSet:
     label = f"The data set {public.hub}"
     commit = hub.commit_of(public)
-    rows = hub.hub_rows(public, commit)
-    kept = {**public.where, **(where or {})}
+    asked = replace(asked, column=asked.column or public.column, where={**public.where, **asked.where})
     # A table may lack the declared topics at another revision; only what a person asked for has to be there.
-    requests, used = _requests(rows, label, column or public.column, topic, kept, hoped=public.topic)
-    return _draw(name, requests, "dataset", commit, used, count, seed, label)
+    requests, used = _requests(hub.hub_rows(public, commit), label, asked, hoped=public.topic)
+    return _draw(name, requests, "dataset", commit, asked, used, label)
 
 
-def _requests(
-    rows: Iterator[Row],
-    label: str,
-    column: str | None,
-    topic: str | None,
-    where: Mapping[str, Any] | None,
-    hoped: str | None = None,
-) -> tuple[list[Request], str]:
+def _requests(rows: Iterator[Row], label: str, asked: _Asked, hoped: str | None = None) -> tuple[list[Request], str]:
     """The requests of a table and the column they were read from; ids are row numbers, counted from 1."""
     first = next(rows, None)
     if first is None:
         raise GeometryBenchError(f"{label} is empty.")
     columns = list(first)
     behaviours = columns and set(columns) >= _BEHAVIOURS
-    column = column or _usual_column(columns, label)
-    for name in (column, *([topic] if topic else []), *(where or {})):
+    column, topic, where = asked.column or _usual_column(columns, label), asked.topic, asked.where
+    for name in (column, *([topic] if topic else []), *where):
         need_column(name, columns, label)
     topic = topic or (hoped if hoped in columns else "SemanticCategory" if behaviours else None)
     # A HarmBench behaviour with a context is asked about that context; without it the request would make no sense.
     context = "ContextString" if behaviours and column == "Behavior" else None
     made = []
-    for number, row in enumerate(_again(first, rows), start=1):
-        if not all(_equal(row.get(key), value) for key, value in (where or {}).items()):
+    for number, row in enumerate(itertools.chain([first], rows), start=1):
+        if not all(equal(row.get(key), value) for key, value in where.items()):
             continue
         text = row.get(column)
         if text is None:
@@ -207,11 +194,6 @@ def _requests(
     return made, column
 
 
-def _again(first: Row, rest: Iterator[Row]) -> Iterator[Row]:
-    yield first
-    yield from rest
-
-
 def _usual_column(columns: list[str], label: str) -> str:
     if len(columns) == 1:
         return columns[0]
@@ -223,11 +205,6 @@ def _usual_column(columns: list[str], label: str) -> str:
     )
 
 
-def _equal(found: object, wanted: object) -> bool:
-    """Equality that lets a table of texts say "True" where another says true."""
-    return found == wanted or (found is not None and str(found).strip().casefold() == str(wanted).strip().casefold())
-
-
 # Drawing
 
 
@@ -236,9 +213,8 @@ def _draw(
     requests: Iterable[Request],
     origin: Literal["pack", "file", "dataset"],
     revision: str,
-    column: str | None,
-    count: int | None,
-    seed: int,
+    asked: _Asked,
+    column: str | None = None,
     label: str | None = None,
 ) -> RequestSet:
     distinct: dict[str, Request] = {}
@@ -248,16 +224,17 @@ def _draw(
         distinct.setdefault(" ".join(request.text.split()).casefold(), request)
     kept = list(distinct.values())
     duplicates = total - len(kept)
-    if count is not None:
-        if count > len(kept):
+    if asked.count is not None:
+        if asked.count > len(kept):
             dropped = f" (after dropping {duplicates} duplicates)" if duplicates else ""
             raise GeometryBenchError(
-                f"{label or f'The built-in set {name}'} has {len(kept)} requests{dropped}, fewer than the {count} asked for."
+                f"{label or f'The built-in set {name}'} has {len(kept)} requests{dropped}, fewer than the {asked.count} "
+                "asked for."
             )
         # Places are shuffled, not requests: sets of one length are drawn alike, and a smaller draw is part of a larger.
         places = list(range(len(kept)))
-        random.Random(seed).shuffle(places)
-        chosen = tuple(kept[place] for place in sorted(places[:count]))
+        random.Random(asked.seed).shuffle(places)
+        chosen = tuple(kept[place] for place in sorted(places[: asked.count]))
     else:
         chosen = tuple(kept)
     return RequestSet(
@@ -267,5 +244,5 @@ def _draw(
         origin=origin,
         revision=revision,
         column=column,
-        sampled=Sampled(None if count is None else seed, len(chosen), len(kept), duplicates),
+        sampled=Sampled(None if asked.count is None else asked.seed, len(chosen), len(kept), duplicates),
     )

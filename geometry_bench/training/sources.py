@@ -17,7 +17,8 @@ from typing import Any, cast
 
 from geometry_bench.checked import did_you_mean
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.prompts.tables import need_column, read_rows
+from geometry_bench.hub import data_set
+from geometry_bench.prompts.tables import equal, need_column, read_rows
 from geometry_bench.resources import data_root
 from geometry_bench.training.recipe import Source
 
@@ -110,16 +111,7 @@ def find(source: Source, data: Path | None) -> Path:
 
 
 def _dataset_rows(source: Source) -> Any:
-    import datasets
-
-    try:
-        found = datasets.load_dataset(source.name, source.config, split=source.split, revision=source.revision)
-    except (OSError, ValueError, ConnectionError, datasets.exceptions.DatasetsError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise GeometryBenchError(
-            f"Cannot load the data set {source.name} ({first}); check its name, config, split and the connection, or "
-            "save its rows to a file and name that."
-        ) from error
+    found = data_set(source.name, source.config, source.split, source.revision)
     for key in source.where:
         if key not in found.column_names:
             _need(source.where, dict.fromkeys(found.column_names), _label(source))
@@ -146,14 +138,7 @@ def _kept(found: Sequence[Row], source: Source) -> Sequence[Row]:
     if not source.where or not found:
         return found
     _need(source.where, found[0], _label(source))
-    # A table of text holds "true" where a table of values holds true.
-    return [row for row in found if all(_equal(row.get(key), value) for key, value in source.where.items())]
-
-
-def _equal(found: Any, wanted: Any) -> bool:
-    if isinstance(found, str) and not isinstance(wanted, str):
-        return found.strip().lower() == str(wanted).lower()
-    return bool(found == wanted)
+    return [row for row in found if all(equal(row.get(key), value) for key, value in source.where.items())]
 
 
 def _need(keys: Iterable[str], row: Mapping[str, Any], label: str) -> None:
