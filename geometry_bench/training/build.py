@@ -83,21 +83,6 @@ def build(
     return family
 
 
-def declared_hashes(recipe_file: Path, out: Path) -> dict[str, str]:
-    """Member -> ``stage_hash`` that a full build of the recipe in ``out`` would write now, without training anything.
-
-    A stored family whose manifest says otherwise was made from another recipe or another text. Raises GeometryBenchError
-    for a recipe that does not make its own base.
-    """
-    recipe = load_recipe(recipe_file)
-    plan = _plan(recipe, None, {}, ())
-    work = Members(recipe, out, None, 1.0, print)
-    hashes: dict[str, str] = {}
-    for member in plan:
-        hashes[member.name] = work.stage_hash(member, None if member.parent is None else hashes[member.parent])
-    return hashes
-
-
 def need_extra() -> None:
     """Raises GeometryBenchError when the libraries of the extra ``train`` are not installed."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
