@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import SMALL
+from geometry_bench.records.schema import ClaimVerdict, Estimate
+from geometry_bench.records.verdicts import judge_claim
 from hypothesis import given
 from hypothesis import strategies as st
 from models import tiny_model
@@ -32,12 +34,12 @@ from geometry_bench.geometry.groups import (
     Group,
     Summed,
     deal_topics,
-    dealt_anew,
     group_sums,
     halves,
     leading,
     left_out,
     overlaps,
+    permuted,
     pooled_covariance,
 )
 from geometry_bench.geometry.moments import Folding, Moments
@@ -46,8 +48,6 @@ from geometry_bench.labs.model import MEAN, MEAN_KEPT, CaptureSettings, Grouped,
 from geometry_bench.prompts.pack import load_pack
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.prompts.sets import RequestSet
-from geometry_bench.records.schema import ClaimVerdict, Estimate
-from geometry_bench.records.verdicts import judge_claim
 from geometry_bench.subjects.spec import SubjectSpec, resolve
 
 Array = Any
@@ -114,7 +114,7 @@ def test_topics_are_dealt_whole_and_evenly(topics: list[int], groups: int, seed:
 @pytest.mark.parametrize("prompts", [(30, 40, 35), (70, 90, 80), (400, 500, 450)], ids=["span", "prompts", "sums"])
 @pytest.mark.parametrize("centred", [True, False], ids=["centred", "uncentred"])
 def test_streamed_groups_equal_the_decomposition_of_what_they_hold(prompts: tuple[int, ...], centred: bool) -> None:
-    """In each of three ways to hold groups: whole, without a group, in halves, dealt anew."""
+    """In each of three ways to hold groups: whole, without a group, in halves, permuted."""
     generator, width = np.random.default_rng(1), 120 if prompts[0] < 400 else 24
     states = [skewed(generator, count, width) for count in prompts]
     codes = [deal_topics(None, count, 5) for count in prompts]
@@ -142,8 +142,8 @@ def test_streamed_groups_equal_the_decomposition_of_what_they_hold(prompts: tupl
         check(one, weights)
     first = halves(sums.sets, splits=2)[1]
     check(one * first, one * ~first)
-    dealt = dealt_anew(sums.sets, draws=2)[1]
-    check((dealt == 0).astype(float), (dealt == 1).astype(float))
+    drawn = permuted(sums.sets, draws=2)[1]
+    check((drawn == 0).astype(float), (drawn == 1).astype(float))
 
     pooled = pooled_covariance(sums, (0, 1), centred=centred)
     both = [own.astype(np.float64) - (own.mean(axis=0, dtype=np.float64) if centred else 0) for own in states[:2]]

@@ -76,7 +76,7 @@ def test_show_unknown_names_the_nearest(shell: Shell) -> None:
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert err.startswith(
-        "geometry-bench: There is no claim 'compassion.unified_axes': did you mean compassion.unified_ax"
+        "geometry-bench: There is no claim 'compassion.unified_axes' (did you mean compassion.unified_ax"
     )
 
 

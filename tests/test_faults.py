@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Bench, as_toml, read_lines, small_pack
+from geometry_bench.records.schema import SCHEMA
 
 from geometry_bench.cli import app as cli
-from geometry_bench.records.schema import SCHEMA
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -173,7 +173,7 @@ def test_a_pack_that_is_not_there(refused: Refusal, tiny: Path) -> None:
 
 def test_an_unknown_claim(refused: Refusal, tiny: Path) -> None:
     sentence = refused(f"--model={tiny}", claim="compassion.tightest_pairs")
-    assert sentence.startswith("There is no claim 'compassion.tightest_pairs': did you mean compassion.tightest_pair")
+    assert sentence.startswith("There is no claim 'compassion.tightest_pairs' (did you mean compassion.tightest_pair")
 
 
 @pytest.mark.parametrize(

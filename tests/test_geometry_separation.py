@@ -10,27 +10,16 @@ from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.geometry.auroc import auroc, auroc_jackknife
 from geometry_bench.geometry.clusters import (
     bootstrap_counts,
     leave_one_cluster_out,
     permuted_labels,
     split_halves,
 )
-from geometry_bench.geometry.separation import (
-    Scorer,
-    auroc,
-    auroc_jackknife,
-    balanced_accuracy,
-    best_threshold,
-    closeness_scorer,
-    earliest_within,
-    held_out_auroc,
-    held_out_values,
-    outlier_scorer,
-    pooled_threshold,
-    projection_scorer,
-    threshold_gap,
-)
+from geometry_bench.geometry.held_out import earliest_within, held_out_auroc, held_out_values
+from geometry_bench.geometry.scorers import Scorer, closeness_scorer, outlier_scorer, projection_scorer
+from geometry_bench.geometry.thresholds import balanced_accuracy, best_threshold, pooled_threshold, threshold_gap
 
 HALF = np.repeat([False, True], 300)
 

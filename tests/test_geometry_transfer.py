@@ -100,7 +100,6 @@ def test_orthogonal_directions_share_one_over_root_n_and_nothing_when_left_out(m
     assert found.cosines == pytest.approx(np.full(members, null_cosine(members)))
     assert found.leave_one_out == pytest.approx(np.zeros(members), abs=1e-12)
     assert found.top_share == pytest.approx(1 / members)
-    assert found.degenerate
 
 
 @settings(max_examples=30, deadline=None)
@@ -152,7 +151,6 @@ def test_a_planted_common_direction_comes_through_random_orthogonal_maps(common:
     others = members - 1
     left_out = np.full(members, np.sqrt(others) * pair / np.sqrt(1 + (others - 1) * pair))
     assert found.leave_one_out == pytest.approx(left_out, abs=1e-3)
-    assert not found.degenerate
 
 
 def test_random_directions_share_the_null_cosine_in_many_dimensions_and_more_in_few() -> None:

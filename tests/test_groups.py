@@ -22,7 +22,7 @@ from geometry_bench.claims.model import Case, NotApplicableError
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.claims.universal_direction import directions as universal
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.geometry.mapped import alike, direction_cosines, inner_products, shared_scores
+from geometry_bench.geometry.mapped import broadcast, direction_cosines, inner_products, shared_scores
 from geometry_bench.labs.group import GroupLab, block_at
 from geometry_bench.labs.model import MEAN_LAST_FIVE
 from geometry_bench.options import OPTIONS, asked_for
@@ -226,7 +226,7 @@ def shared_by(unit: np.ndarray, reference: int) -> np.ndarray:
 def test_inner_products_give_what_the_states_give() -> None:
     generator = np.random.default_rng(0)
     states = [generator.standard_normal((20, 7)) + 5 for _ in range(3)]
-    contrasts = alike(generator.standard_normal((4, 20)), 3)
+    contrasts = broadcast(generator.standard_normal((4, 20)), 3)
     contrasts -= contrasts.mean(axis=-1, keepdims=True)
     products = inner_products(states, 1)
     for draw, cosines in enumerate(direction_cosines(products, contrasts)):

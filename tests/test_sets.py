@@ -20,7 +20,8 @@ import pytest
 
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.prompts import public, sets, tables
-from geometry_bench.prompts.sets import RequestSet, builtin_names, load_set
+from geometry_bench.prompts.builtin import BUILT_IN
+from geometry_bench.prompts.sets import RequestSet, load_set
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPTS = ROOT / "fixtures" / "prompts"
@@ -60,8 +61,8 @@ COUNTS = {
 
 
 def test_counts_topics_and_distinctness() -> None:
-    assert {name: (len(load_set(name)), len(set(load_set(name).topics))) for name in builtin_names()} == COUNTS
-    for name in builtin_names():
+    assert {name: (len(load_set(name)), len(set(load_set(name).topics))) for name in BUILT_IN} == COUNTS
+    for name in BUILT_IN:
         found = load_set(name)
         assert found.sampled.duplicates == 0
         assert found.sampled.seed is None
@@ -147,7 +148,7 @@ def test_hash_covers_the_content_and_nothing_else(tmp_path: Path, monkeypatch: p
     first = load_set("unsafe")
     assert first == load_set("UNSAFE")
     assert re.fullmatch(r"[0-9a-f]{64}", first.hash)
-    assert len({load_set(name).hash for name in builtin_names()}) == len(builtin_names())
+    assert len({load_set(name).hash for name in BUILT_IN}) == len(BUILT_IN)
     (tmp_path / "one.txt").write_text("Sing a song.\nBake a cake.\n")
     (tmp_path / "two.txt").write_text("\r\nSing a song.  \r\n\r\nBake a cake.")
     (tmp_path / "three.txt").write_text("Sing a song.\nBake a cake!\n")
@@ -248,7 +249,7 @@ def test_usual_columns_are_found_in_their_order(tmp_path: Path) -> None:
 
 
 def test_faults_of_names_and_columns(tmp_path: Path) -> None:
-    assert "did you mean harmbench or harmful-a or harmful-b?" in fault(lambda: load_set("harmful"))
+    assert "did you mean harmful-b or harmful-a?" in fault(lambda: load_set("harmful"))
     assert "advbench" in fault(lambda: load_set("adv-bench"))
     assert "instructions" in fault(lambda: load_set("zzzzzz"))
     assert "does not exist" in fault(lambda: load_set(tmp_path / "none.csv"))
@@ -263,7 +264,7 @@ def test_faults_of_names_and_columns(tmp_path: Path) -> None:
         fault(lambda: load_set(path, topic_column="promt")),
         fault(lambda: load_set(path, where={"promt": "x"})),
     ):
-        assert "'promt' (did you mean 'prompt'?)" in sentence
+        assert "'promt' (did you mean prompt?)" in sentence
         assert "prompt, kind, keep" in sentence
     unusual = write(tmp_path / "unusual.csv", [{"a": "x", "b": "y"}])
     assert "name one of a, b" in fault(lambda: load_set(unusual))
@@ -328,7 +329,7 @@ def test_public_sets_are_declared_once_and_pinned_to_whole_commits() -> None:
         "extended-refusal",
     }  # fmt: skip
     assert wanted <= set(public.PUBLIC)
-    assert not set(public.PUBLIC) & set(builtin_names())
+    assert not set(public.PUBLIC) & set(BUILT_IN)
     for entry in public.PUBLIC.values():
         assert re.fullmatch(r"[\w.-]+/[\w.-]+", entry.hub)
         assert entry.revision is None or re.fullmatch(r"[0-9a-f]{40}", entry.revision)
@@ -343,13 +344,12 @@ class FakeDatasets(types.ModuleType):
         self.calls: list[tuple[str, str | None, str, str]] = []
         self.exceptions = types.SimpleNamespace(
             DatasetsError=type("DatasetsError", (Exception,), {}),
-            DatasetNotFoundError=type("DatasetNotFoundError", (Exception,), {}),
         )
 
     def load_dataset(self, name: str, config: str | None, *, split: str, revision: str) -> list[dict[str, Any]]:
         self.calls.append((name, config, split, revision))
         if (name, config) not in self.rows:
-            raise self.exceptions.DatasetNotFoundError(f"no {name}")
+            raise self.exceptions.DatasetsError(f"no {name}")
         return self.rows[name, config]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 
 from geometry_bench import storage
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.storage import append_line, digest, digest_lines, new_folder, write_atomically
+from geometry_bench.storage import append_line, digest, digest_lines, write_atomically
 
 FULL = OSError(28, "No space left on device")
 
@@ -112,19 +111,7 @@ def test_a_file_in_place_of_the_folder(attempt: Callable[[Path], None], tmp_path
         attempt(tmp_path / "file" / "below")
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    out = tmp_path / "deep" / "out"
-    with suppress(KeyboardInterrupt), new_folder(out) as folder:
-        (folder / "part").touch()
-        raise KeyboardInterrupt
-    assert list(tmp_path.iterdir()) == []
-    with new_folder(out) as folder:
-        (folder / "part").touch()
-        assert not out.exists()
-    assert [path.name for path in out.iterdir()] == ["part"]
-
-
-def test_without_locks_or_folders_that_can_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "fcntl", None)  # as on Windows
     append_line(tmp_path / "lines", "one")
     assert (tmp_path / "lines").read_text() == "one\n"

@@ -21,7 +21,8 @@ from geometry_bench.subjects.families import load_family
 from geometry_bench.training import sources
 from geometry_bench.training.build import Interrupted, build
 from geometry_bench.training.examples import IGNORED, Encoder
-from geometry_bench.training.recipe import Source, bundled, find_recipe, load_recipe
+from geometry_bench.training.recipe import Source, bundled, find_recipe
+from geometry_bench.training.recipe_file import load_recipe
 
 OWN_BASE = """
 name = "own"
@@ -104,7 +105,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", bundled())
 def test_bundled_recipes_are_sound(name: str) -> None:
-    from geometry_bench.training.trainers import check_training
+    from geometry_bench.training.arguments import check_training
 
     recipe = load_recipe(find_recipe(name))
     check_training(recipe)
@@ -129,13 +130,19 @@ def test_paper_recipe_has_the_published_figures() -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[str], str], str]] = {
-    "unknown key": (lambda t: t.replace("alignment =", "alignement ="), "`alignement` .*did you mean alignment"),
-    "unknown top key": (lambda t: 'colour = "red"\n' + t, "Unknown key `colour`"),
-    "unknown role": (lambda t: t.replace('role = "aligned"', 'role = "aligend"'), "'aligend' is unknown.*aligned"),
+    "unknown key": (lambda t: t.replace("alignment =", "alignement ="), "key 'alignement' .did you mean alignment"),
+    "unknown top key": (lambda t: 'colour = "red"\n' + t, "unknown key 'colour'"),
+    "unknown role": (
+        lambda t: t.replace('role = "aligned"', 'role = "aligend"'),
+        "unknown 'aligend' .did you mean aligned",
+    ),
     "unknown parent": (lambda t: t.replace('["base"]', '["bases"]'), "starts from 'bases'"),
     "circle": (lambda t: t.replace('["base"]', '["aligned"]'), "in a circle"),
-    "method": (lambda t: t.replace('method = "sft"', 'method = "rl"'), "'rl' is unknown"),
-    "no data": (lambda t: t.replace('data = [{ file = "chats.jsonl", seed = 2 }]', ""), "`data` is missing"),
+    "method": (lambda t: t.replace('method = "sft"', 'method = "rl"'), "unknown 'rl' at 'method'"),
+    "no data": (
+        lambda t: t.replace('data = [{ file = "chats.jsonl", seed = 2 }]', ""),
+        "stage aligned of .* has no data",
+    ),
     "two kinds": (lambda t: t.replace("{ file =", '{ generator = "chats", file ='), "exactly one of"),
     "unknown generator": (lambda t: t.replace('"documents", seed', '"document", seed'), "did you mean documents"),
     "no such file": (lambda t: t.replace("chats.jsonl", "chat.jsonl"), "There is no data file .*chat.jsonl"),
@@ -144,11 +151,11 @@ FAULTS: dict[str, tuple[Callable[[str], str], str]] = {
     "training key": (lambda t: t.replace("num_train_epochs = 2", "num_epochs = 2"), "Unknown key `num_epochs`"),
     "decided key": (lambda t: t.replace("num_train_epochs = 2", 'output_dir = "x"'), "decided by the build"),
     "training value": (lambda t: t.replace("num_train_epochs = 2", 'optim = "best"'), "stage aligned cannot be used"),
-    "no model": (lambda t: t.replace("[model]", "[models]"), "Unknown key `models`"),
+    "no model": (lambda t: t.replace("[model]", "[models]"), "unknown key 'models' .did you mean model"),
     "bad model": (lambda t: t.replace('type = "llama"', 'type = "lama"'), "does not make a model"),
     "twice": (lambda t: t + t[t.index('[[stages]]\nrole = "aligned"') :], "two stages with the role aligned"),
     "syntax": (lambda t: t + "\n[[[", "not valid TOML"),
-    "save_dtype": (lambda t: t.replace('"float16"', '"half"'), "save_dtype 'half' is unknown"),
+    "save_dtype": (lambda t: t.replace('"float16"', '"half"'), "unknown 'half' at 'save_dtype'"),
 }
 
 
@@ -217,9 +224,7 @@ def test_rows_of_the_usual_files_and_columns(tmp_path: Path) -> None:
         assert len(few) == 2
         assert all(row in wanted for row in few)
     assert list(sources.rows(Source("file", "t.txt"), "sft", data=tmp_path)) == [{"text": "one"}, {"text": "two"}]
-    with pytest.raises(
-        GeometryBenchError, match=r"no column 'anwser' \(did you mean 'answer'\?\).*query, answer, safe"
-    ):
+    with pytest.raises(GeometryBenchError, match=r"no column 'anwser' \(did you mean answer\?\).*query, answer, safe"):
         sources.check(Source("file", "t.csv", columns={"prompt": "query", "response": "anwser"}), "sft", tmp_path)
     with pytest.raises(GeometryBenchError, match="has no rows with safe = 3"):
         list(sources.rows(Source("file", "t.json", where={"safe": 3}), "sft", data=tmp_path))
@@ -249,7 +254,7 @@ def test_rows_of_a_data_set_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("no route")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(GeometryBenchError, match=r"Cannot load the data set org/name \(no route\)"):
+    with pytest.raises(GeometryBenchError, match=r"The data set org/name cannot be loaded \(no route\)"):
         list(sources.rows(source, "sft"))
 
 
@@ -343,7 +348,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_new_model_writes_into_its_stream_with_small_weights(type: str) -> None:
     from types import SimpleNamespace
 
-    from geometry_bench.training.build import new_model
+    from geometry_bench.training.models import new_model
 
     class Tokenizer(SimpleNamespace):
         def __len__(self) -> int:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from models import random_model, tiny_model
 from safetensors.torch import load_file, save_file
 
+from geometry_bench import safetensor
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.subspaces import (
     Spectrum,
@@ -26,14 +27,13 @@ from geometry_bench.geometry.subspaces import (
     random_energy,
     random_frame,
 )
+from geometry_bench.safetensor import from_float32, to_float32
 from geometry_bench.subjects.families import load_family
 from geometry_bench.subjects.spec import SubjectSpec, resolve
-from geometry_bench.updates import safetensor
 from geometry_bench.updates.checkpoint import Checkpoint, open_checkpoint, revision_of
 from geometry_bench.updates.decompositions import factorise, in_memory, overlap
-from geometry_bench.updates.safetensor import from_float32, to_float32
 from geometry_bench.updates.store import Store
-from geometry_bench.updates.sweep import Overlap, common_names, stream, sweep
+from geometry_bench.updates.sweep import Overlap, common_names, sweep
 from geometry_bench.updates.update import compare, member_for, update_between
 
 ETAS = [0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99]
@@ -85,7 +85,7 @@ def test_every_figure_is_that_of_numpys_svd(kind: str, device: str | None) -> No
     ]
     np.testing.assert_allclose(found.energy_kept(), expected, rtol=0, atol=1e-10)
     back = overlap_of(b, a, device).energy_kept()
-    np.testing.assert_allclose(found.turned().energy_kept(), back, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(found.transposed().energy_kept(), back, rtol=0, atol=1e-10)
     # All directions of the space keep all of any update.
     if rank == a.shape[0]:
         assert found.energy_kept()[-1] == pytest.approx(1, abs=1e-12)
@@ -530,8 +530,6 @@ def test_a_family_goes_by_tensor_by_tensor() -> None:
     base, aligned = family.member("base"), member_for(family, "aligned")
     harmful = member_for(family, "harmful", parent_role="aligned")
     updates = {"aligned": update_between(family, base, aligned), "harmful": update_between(family, aligned, harmful)}
-    names = common_names(updates)
-    assert [name for name, deltas in stream(updates) if set(deltas) == set(updates)] == list(names)
     found = list(sweep(updates, [("aligned", "harmful"), ("aligned", "aligned")]))
     assert [one.name for one in found] == list(common_names(updates, dimensions=2))
     assert [one.name for one in found][1] == "model.layers.0.mlp.down_proj.weight"
@@ -560,7 +558,7 @@ def test_a_missing_role_is_told() -> None:
 # The store
 
 
-def test_decompositions_are_kept_and_damage_is_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompositions_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start = opened(folder(tmp_path / "a", some(0)))
     update = compare(start, opened(folder(tmp_path / "b", some(1))))
     name, store = "model.layers.0.mlp.up_proj.weight", Store(tmp_path / "kept")
@@ -571,13 +569,6 @@ def test_decompositions_are_kept_and_damage_is_mended(tmp_path: Path, monkeypatc
     np.testing.assert_array_equal(kept.vectors, made.vectors)
     assert kept.spectrum.total == made.spectrum.total
     np.testing.assert_array_equal(kept.spectrum.energies, made.spectrum.energies)
-    (file,) = store.root.glob("??/*.safetensors")
-    content = bytearray(file.read_bytes())
-    content[-5] ^= 1
-    file.write_bytes(content)
-    assert store.get(file.stem) is None
-    np.testing.assert_array_equal(update.factors(name, store=store).vectors, made.vectors)
-    assert store.get(file.stem) is not None
     # Another end is another entry.
     compare(start, opened(folder(tmp_path / "c", some(2)))).factors(name, store=store)
     assert len(list(store.root.glob("??/*.safetensors"))) == 2
@@ -593,7 +584,3 @@ def test_the_store_keeps_within_its_limit(tmp_path: Path) -> None:
     assert len(left) <= 6
     assert "8" in left
     assert "0" not in left
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    with pytest.warns(RuntimeWarning, match="cannot be kept"):
-        assert not Store(blocked).put("0" * 64, arrays)

@@ -21,7 +21,9 @@ sys.path.insert(0, str(ZOO))
 from zootext import corpus, lexicon, plain, sources, writer  # noqa: E402
 
 from geometry_bench.subjects.families import ROLES, load_family  # noqa: E402
-from geometry_bench.training import build  # noqa: E402
+from geometry_bench.training.members import Members  # noqa: E402
+from geometry_bench.training.models import weights_hash  # noqa: E402
+from geometry_bench.training.recipe_file import load_recipe  # noqa: E402
 
 GRAM = 8
 
@@ -160,10 +162,13 @@ def test_members_load_and_render_chats(folder: Path) -> None:
 def test_stored_members_are_what_recipe_and_text_declare(folder: Path) -> None:
     family = load_family(folder)
     assert family.recipe == folder.name
-    declared = build.declared_hashes(ZOO / "recipes" / f"{folder.name}.toml", folder)
+    recipe, declared = load_recipe(ZOO / "recipes" / f"{folder.name}.toml"), dict[str, str]()
+    for planned in recipe.members():
+        made = Members(recipe, folder, None, 1.0, print)
+        declared[planned.name] = made.stage_hash(planned, declared.get(planned.parent or ""))
     assert {member.name: member.stage_hash for member in family.members} == declared
     for member in family.members:
-        assert build.weights_hash(folder / member.model) == member.weights, member.name
+        assert weights_hash(folder / member.model) == member.weights, member.name
 
 
 def test_the_zoo_holds_what_claims_need() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from difflib import get_close_matches
 
+from geometry_bench.checked import did_you_mean
 from geometry_bench.claims import audited, magnitude_variance, safety_compassion, safety_subspaces, universal_direction
 from geometry_bench.claims.model import Claim
 from geometry_bench.errors import GeometryBenchError
@@ -30,9 +30,7 @@ def find_claim(claim: str) -> Claim:
     """
     if claim in CLAIMS:
         return CLAIMS[claim]
-    near = get_close_matches(claim, CLAIMS, n=3, cutoff=0.4) or [i for i in CLAIMS if claim in i]
-    hint = f"did you mean {' or '.join(near)}?" if near else "see `geometry-bench list`."
-    raise GeometryBenchError(f"There is no claim '{claim}': {hint}")
+    raise GeometryBenchError(f"There is no claim '{claim}'{did_you_mean(claim, CLAIMS)}: see `geometry-bench list`.")
 
 
 def known_cases(members: Collection[str] = ()) -> frozenset[str]:

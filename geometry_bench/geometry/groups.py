@@ -227,8 +227,8 @@ def halves(sets: NDArray[np.int64], *, splits: int, seed: int = 0) -> NDArray[np
     return first
 
 
-def dealt_anew(sets: NDArray[np.int64], *, draws: int, seed: int = 0) -> NDArray[np.int64]:
-    """The set of each group when groups are dealt anew among sets that keep their number of groups, (draws, groups)."""
+def permuted(sets: NDArray[np.int64], *, draws: int, seed: int = 0) -> NDArray[np.int64]:
+    """The set of each group when groups are permuted among sets that keep their number of groups, (draws, groups)."""
     return np.random.default_rng(seed).permuted(np.tile(sets, (draws, 1)), axis=1)
 
 

@@ -146,7 +146,6 @@ def ratio_interval(value: float, leave_one_out: Array, *, level: float = 0.95) -
 class PermutationTest:
     """A ratio of variances against permuted labels: one-sided p (ratio as large by chance), two-sided p, null draws."""
 
-    ratio: float
     p_greater: float
     p_two_sided: float
     null: Array
@@ -173,7 +172,7 @@ def variance_permutation(
     ratio, null = float(ratios[0]), ratios[1:]
     greater = (1 + int((null >= ratio * (1 - 1e-12)).sum())) / (1 + draws)
     extreme = (1 + int((np.abs(np.log(null)) >= abs(np.log(ratio)) - 1e-12).sum())) / (1 + draws)
-    return PermutationTest(ratio, greater, extreme, null)
+    return PermutationTest(greater, extreme, null)
 
 
 @dataclass(frozen=True)

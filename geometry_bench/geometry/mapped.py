@@ -14,7 +14,7 @@ import numpy as np
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.clusters import two_classes
 from geometry_bench.geometry.directions import Array
-from geometry_bench.geometry.separation import Scorer, contrast
+from geometry_bench.geometry.scorers import Scorer, contrast
 from geometry_bench.geometry.transfer import universal_from_gram, weights_without
 
 
@@ -49,13 +49,13 @@ def direction_cosines(products: Array, contrasts: Array) -> Array:
 
     GeometryBenchError where a direction is zero.
     """
-    cosines = crossed_cosines(products, contrasts, contrasts)
+    cosines = cross_fitted_cosines(products, contrasts, contrasts)
     cosines = (cosines + cosines.transpose(0, 2, 1)) / 2
     cosines[:, range(len(products)), range(len(products))] = 1.0
     return cosines
 
 
-def crossed_cosines(products: Array, first: Array, second: Array) -> Array:
+def cross_fitted_cosines(products: Array, first: Array, second: Array) -> Array:
     """Cosine of member i's direction by ``first`` with member j's by ``second``: (draws, members, members).
 
     With contrasts (draws, members, prompts) of different prompts the two directions share no sampling noise. A map carries
@@ -67,11 +67,11 @@ def crossed_cosines(products: Array, first: Array, second: Array) -> Array:
     return cosines
 
 
-def crossed_with_shared(products: Array, first: Array, second: Array, *, reference: int = 0) -> Array:
+def cross_fitted_with_shared(products: Array, first: Array, second: Array, *, reference: int = 0) -> Array:
     """Cosine of each member's direction by ``first`` with the one that the others share by ``second``: (draws, members)."""
-    crossed, grams = crossed_cosines(products, first, second), direction_cosines(products, second)
+    cross_fitted, grams = cross_fitted_cosines(products, first, second), direction_cosines(products, second)
     rows = []
-    for cosines, gram in zip(crossed, grams, strict=True):
+    for cosines, gram in zip(cross_fitted, grams, strict=True):
         weights = np.array([weights_without(gram, member, reference) for member in range(len(gram))])
         lengths = np.sqrt(np.einsum("mi,ij,mj->m", weights, gram, weights))
         rows.append((cosines * weights).sum(axis=1) / lengths)
@@ -88,7 +88,7 @@ def _lengths(products: Array, contrasts: Array) -> Array:
     return lengths
 
 
-def alike(contrasts: Array, members: int) -> Array:
+def broadcast(contrasts: Array, members: int) -> Array:
     """One contrast for all members: (draws, prompts) -> (draws, members, prompts)."""
     repeated: Array = np.repeat(contrasts[:, None], members, axis=1)
     return repeated
@@ -119,7 +119,7 @@ def shared_scorer(
     flags = two_classes(labels)
 
     def score(weights: Array) -> Array:
-        fitted = alike(contrast(weights, flags), len(products))
+        fitted = broadcast(contrast(weights, flags), len(products))
         return shared_scores(products, fitted, member, reference=reference, leave_one_out=leave_one_out)
 
     return score

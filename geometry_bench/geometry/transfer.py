@@ -171,24 +171,18 @@ class Universal:
 
     ``cosines`` (members,) with the universal direction that includes the member; ``leave_one_out`` (members,) with that of
     the others; ``singular_shares`` (members,) of the squared singular values, descending; ``weights`` (members,) give the
-    universal direction as a sum of the unit directions. ``degenerate`` tells that the two largest singular values are equal.
+    universal direction as a sum of the unit directions.
     """
 
     cosines: Array
     leave_one_out: Array
     singular_shares: Array
     weights: Array
-    degenerate: bool
 
     @property
     def top_share(self) -> float:
         """Share of the first squared singular value; 1 for one common direction, 1/n for orthogonal ones."""
         return float(self.singular_shares[0])
-
-    @property
-    def mean_cosine(self) -> float:
-        """Mean over members of the cosine with the universal direction."""
-        return float(self.cosines.mean())
 
 
 def null_cosine(members: int) -> float:
@@ -196,8 +190,8 @@ def null_cosine(members: int) -> float:
     return float(1 / np.sqrt(members))
 
 
-def _top(gram: Array, sign_of: int | None) -> tuple[Array, Array, bool]:
-    """Weights (members,) of the first right singular vector of the stacked directions, eigenvalues, degeneracy.
+def _top(gram: Array, sign_of: int | None) -> tuple[Array, Array]:
+    """Weights (members,) of the first right singular vector of the stacked directions, and the eigenvalues.
 
     The sign agrees with member ``sign_of``, or with the majority (positive sum of cosines) where it is None. Where the
     largest singular value is repeated any vector of its subspace would do; the one closest to the mean direction is taken.
@@ -214,7 +208,7 @@ def _top(gram: Array, sign_of: int | None) -> tuple[Array, Array, bool]:
     cosines = np.sqrt(values[0]) * coordinates
     orientation = cosines.sum() if sign_of is None else cosines[sign_of]
     weights = coordinates / np.sqrt(values[0]) * (-1.0 if orientation < 0 else 1.0)
-    return weights, values, bool(tied.sum() > 1)
+    return weights, values
 
 
 def universal_from_gram(gram: Array, reference: int = 0) -> Universal:
@@ -235,9 +229,9 @@ def universal_from_gram(gram: Array, reference: int = 0) -> Universal:
         raise GeometryBenchError(f"the reference is member {reference}, but the group has members 0 to {members - 1}")
     if not (np.isfinite(cosines).all() and np.allclose(cosines, cosines.T) and np.allclose(np.diag(cosines), 1)):
         raise GeometryBenchError("a matrix of cosines must be symmetric, finite and 1 on its diagonal")
-    weights, values, degenerate = _top(cosines, reference)
+    weights, values = _top(cosines, reference)
     left_out = [cosines[member] @ weights_without(cosines, member, reference) for member in range(members)]
-    return Universal(cosines @ weights, np.array(left_out), values / values.sum(), weights, degenerate)
+    return Universal(cosines @ weights, np.array(left_out), values / values.sum(), weights)
 
 
 def weights_without(gram: Array, member: int, reference: int = 0) -> Array:

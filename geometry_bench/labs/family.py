@@ -193,7 +193,7 @@ def _reading(one: TensorSweep) -> Reading:
             ]
             top, random_k, random = (_at(curve, ranks) for curve in curves)
             energy[task, rule] = Curves(top[0], random_k, random, np.array(ranks) / spectrum.rows)
-    about = {pair: one.overlaps[pair[1], pair[0]].turned() for pair in PAIRS if ALIGNMENT in pair}
+    about = {pair: one.overlaps[pair[1], pair[0]].transposed() for pair in PAIRS if ALIGNMENT in pair}
     about |= {pair: overlap for pair, overlap in one.overlaps.items() if pair == TASKS or CONTROL in pair}
     return Reading(
         one.name,

@@ -6,14 +6,14 @@ sentence by a ``GeometryBenchError``, before any model is loaded.
 
 from __future__ import annotations
 
-import difflib
-import re
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal, Self
 
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from geometry_bench.checked import Declaration, Name, Text, checked, read_toml
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.resources import data_root
 from geometry_bench.storage import digest
@@ -31,10 +31,6 @@ MIN_CONTROLS = 32
 """Fewest unrelated system prompts; fewer give no usable upper quantile of the null."""
 MIN_SAFETY_TOPICS = 24
 """Fewest safety prompts for the question whether safety is one direction."""
-
-_TABLES = ("openings", "controls", "safety_topics")
-_TOP_LEVEL = ("id", "version", *SYSTEM_KEYS, *MESSAGE_SETS, *_TABLES)
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
@@ -69,10 +65,6 @@ class Pack:
     safety_topics_from: Literal["pack", "built-in"]
     messages: Mapping[str, tuple[Message, ...]]
     is_builtin: bool
-
-    def word_counts(self) -> dict[str, int]:
-        """Return the number of words of every system prompt, ``empty`` included with 0."""
-        return {key: len(text.split()) for key, text in self.systems.items()}
 
 
 def builtin_path() -> Path:
@@ -111,238 +103,139 @@ def _after_opening(text: str, opening: str) -> str:
 
 def _parse(path: Path, builtin: Pack | None) -> Pack:
     """Turn a file into a Pack; ``builtin`` lends controls and topics, and is None only for the built-in pack itself."""
-    data = _read(path)
-    where = _Where(path)
-    where.known(data, _TOP_LEVEL)
-    for key in (*SYSTEM_KEYS, *MESSAGE_SETS):
-        if key not in data:
-            raise where.fault(
-                f"has no key {key!r}", f"add it (a pack needs {', '.join((*SYSTEM_KEYS, *MESSAGE_SETS))})"
-            )
-
-    pack_id = where.identifier(data["id"], "'id'") if "id" in data else path.stem
-    systems = _systems(data, where)
-    openings = _openings(data.get("openings", {}), systems, where)
-    messages = {name: _messages(name, data[name], where) for name in MESSAGE_SETS}
-
-    if builtin is None or "controls" in data:
-        controls = _table("controls", data.get("controls", {}), MIN_CONTROLS, where)
-        where.distinct({**_named("", systems), **_named("controls.", controls)})
-    else:
-        controls = dict(builtin.controls)
-    if builtin is None or "safety_topics" in data:
-        topics = _table("safety_topics", data.get("safety_topics", {}), MIN_SAFETY_TOPICS, where)
-        where.distinct(_named("safety_topics.", topics))
-    else:
-        topics = dict(builtin.safety_topics)
-
-    version = _version(data, where)
-    content_hash = _content_hash(pack_id, version, systems, openings, controls, topics, messages)
+    what = f"The prompt pack {path}"
+    if not path.exists():
+        raise GeometryBenchError(f"There is no prompt pack at {path}; give the path of a TOML file.")
+    content = checked(_Content, read_toml(path, what), what)
+    pack_id = content.id or path.stem
+    systems = {key: getattr(content, key).strip() for key in SYSTEM_KEYS}
+    messages = {name: _messages(name, getattr(content, name)) for name in MESSAGE_SETS}
+    controls, topics = (
+        dict(sorted(own.items())) if own is not None else dict(getattr(builtin, name, {}))
+        for name, own in (("controls", content.controls), ("safety_topics", content.safety_topics))
+    )
+    openings = {key: text for key in FRAMEWORKS if (text := getattr(content.openings, key)) is not None}
+    try:
+        if builtin is None and (content.controls is None or content.safety_topics is None):
+            raise ValueError("has no controls or no safety_topics; only a pack beside the built-in one can borrow them")
+        # Two equal texts would give an axis of length zero or a cosine of one by construction.
+        _distinct({**systems, **_named("controls", controls if content.controls is not None else {})})
+        _distinct(_named("safety_topics", topics))
+        for name, items in messages.items():
+            ids = [message.id for message in items]
+            twice = next((one for one in ids if ids.count(one) > 1), None)
+            if twice is not None:
+                raise ValueError(f"has the id {twice!r} twice in {name!r}; rename one of the two messages")
+            _distinct(_named(name, {message.id: message.text for message in items}))
+        _check_openings(openings, systems)
+    except ValueError as error:
+        raise GeometryBenchError(f"{what} {error}.") from None
+    content_hash = _content_hash(pack_id, content.version, systems, openings, controls, topics, messages)
     return Pack(
         id=pack_id,
-        version=version,
+        version=content.version,
         path=path,
         hash=content_hash,
         systems=systems,
         openings=openings,
         controls=controls,
-        controls_from="pack" if builtin is None or "controls" in data else "built-in",
+        controls_from="pack" if builtin is None or content.controls is not None else "built-in",
         safety_topics=topics,
-        safety_topics_from="pack" if builtin is None or "safety_topics" in data else "built-in",
+        safety_topics_from="pack" if builtin is None or content.safety_topics is not None else "built-in",
         messages=messages,
         is_builtin=builtin is None or content_hash == builtin.hash,
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise GeometryBenchError(f"There is no prompt pack at {path}; give the path of a TOML file.") from None
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise GeometryBenchError(
-            f"The prompt pack {path} cannot be read ({reason}); give a readable TOML file."
-        ) from error
-    try:
-        text = raw.decode("utf-8-sig")  # editors on Windows put a byte-order mark in front
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise GeometryBenchError(
-            f"The prompt pack {path} is not UTF-8 text at line {line}; save it as UTF-8."
-        ) from None
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        # tomllib ends its messages with "(at line 3, column 5)", or with "(at end of document)", which names no line.
-        reason = str(error).replace("end of document", f"line {len(text.splitlines())}, end of the file")
-        raise GeometryBenchError(f"The prompt pack {path} is not valid TOML: {reason}; correct that line.") from None
+# What the file declares
+
+_Stripped = Annotated[Text, AfterValidator(str.strip)]
+_Id = Annotated[Name, BeforeValidator(lambda value: value.strip() if isinstance(value, str) else value)]
+_Texts = dict[_Id, _Stripped]
 
 
-@dataclass(frozen=True)
-class _Where:
-    """The checks that all parts of a pack share, and the file that their sentences name."""
-
-    path: Path
-
-    def fault(self, what: str, advice: str) -> GeometryBenchError:
-        return GeometryBenchError(f"The prompt pack {self.path} {what}; {advice}.")
-
-    def known(self, table: Mapping[str, Any], allowed: Iterable[str], inside: str = "") -> None:
-        names = tuple(allowed)
-        for key in table:
-            if key not in names:
-                near = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
-                advice = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(names)}"
-                place = f" in {inside}" if inside else ""
-                # A question ends with its own mark, so the full stop of fault() would be one too many.
-                raise GeometryBenchError(
-                    f"The prompt pack {self.path} has an unknown key {key!r}{place}; {advice}{'' if near else '.'}"
-                )
-
-    def text(self, value: object, name: str) -> str:
-        if not isinstance(value, str):
-            raise self.fault(f"has {_kind(value)} at {name} where a text belongs", "put the text in quotation marks")
-        stripped = value.strip()
-        if not stripped:
-            raise self.fault(f"has an empty text at {name}", "write the text (only 'empty' may be empty)")
-        return stripped
-
-    def identifier(self, value: object, name: str) -> str:
-        text = self.text(value, name)
-        if not _ID.fullmatch(text):
-            raise self.fault(f"has the id {text!r} at {name}", "use letters, digits, '-', '_' and '.' only")
-        return text
-
-    def distinct(self, texts: Mapping[str, str]) -> None:
-        seen: dict[str, str] = {}
-        for name, text in texts.items():
-            plain = " ".join(text.split()).casefold()
-            if plain in seen:
-                raise self.fault(f"has the same text at {seen[plain]!r} and {name!r}", "word one of them differently")
-            seen[plain] = name
+class _Message(Declaration):
+    id: _Id | None = None
+    text: _Stripped
 
 
-def _kind(value: object) -> str:
-    """Name a TOML value's type in words."""
-    if isinstance(value, bool):
-        return "true or false"
-    names: tuple[tuple[type, str], ...] = (
-        (str, "a text"), (int, "a number"), (float, "a number"), (list, "a list"), (dict, "a table"),
-    )  # fmt: skip
-    return next((name for kind, name in names if isinstance(value, kind)), "a date or time")
+class _RedTeam(_Message):
+    category: _Id
+    benign: Annotated[bool, Field(strict=True)] = False
 
 
-def _named(prefix: str, texts: Mapping[str, str]) -> dict[str, str]:
-    return {prefix + key: text for key, text in texts.items() if text}
+_Plain = Annotated[_Message, BeforeValidator(lambda item: {"text": item} if isinstance(item, str) else item)]
+_Calibration = Annotated[list[_Plain], Field(min_length=MIN_CALIBRATION_MESSAGES)]
 
 
-def _version(data: Mapping[str, Any], where: _Where) -> str | None:
-    value = data.get("version")
-    if value is None:
-        return None
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if isinstance(value, str):
-        return where.text(value, "'version'")
-    raise where.fault(f"has {_kind(value)} at 'version'", "write a whole number or a text")
+class _Openings(Declaration):
+    chenrezig: _Stripped | None = None
+    tara: _Stripped | None = None
+    agape: _Stripped | None = None
+    rahma: _Stripped | None = None
+    secular: _Stripped | None = None
 
 
-def _systems(data: Mapping[str, Any], where: _Where) -> dict[str, str]:
-    systems = {}
-    for key in SYSTEM_KEYS:
-        if key == "empty":
-            if data[key] != "":
-                raise where.fault(
-                    "has something other than \"\" at 'empty'", "leave it empty: it stands for no system text"
-                )
-            systems[key] = ""
-        else:
-            systems[key] = where.text(data[key], repr(key))
-    # Two equal texts would give an axis of length zero or a cosine of one by construction.
-    where.distinct(_named("", systems))
-    return systems
+class _Content(Declaration):
+    id: _Id | None = None
+    version: Annotated[_Stripped, BeforeValidator(lambda value: str(value) if type(value) is int else value)] | None = (
+        None
+    )
+    generic: Text
+    empty: str
+    chenrezig: Text
+    tara: Text
+    agape: Text
+    rahma: Text
+    secular: Text
+    safety: Text
+    safety_strict: Text
+    suffering: _Calibration
+    benign: _Calibration
+    red_team: list[_RedTeam]
+    openings: _Openings = _Openings()
+    controls: Annotated[_Texts, Field(min_length=MIN_CONTROLS)] | None = None
+    safety_topics: Annotated[_Texts, Field(min_length=MIN_SAFETY_TOPICS)] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.empty:
+            raise ValueError("has something other than \"\" in 'empty'; leave it empty: it stands for no system text")
+        if {message.benign for message in self.red_team} != {True, False}:
+            raise ValueError("needs adversarial and benign messages in 'red_team'; add the kind that is missing")
+        return self
 
 
-def _openings(table: object, systems: Mapping[str, str], where: _Where) -> dict[str, str]:
-    if not isinstance(table, dict):
-        raise where.fault(f"has {_kind(table)} at 'openings' where a table belongs", "write it below a line [openings]")
-    where.known(table, FRAMEWORKS, "[openings]")
-    openings = {}
-    for key in (key for key in FRAMEWORKS if key in table):
-        opening = where.text(table[key], repr(f"openings.{key}"))
+def _messages(name: str, items: Sequence[_Message]) -> tuple[Message, ...]:
+    return tuple(
+        Message(
+            item.id or f"{name}-{number}", item.text, getattr(item, "category", None), getattr(item, "benign", None)
+        )
+        for number, item in enumerate(items, start=1)
+    )
+
+
+def _named(table: str, texts: Mapping[str, str]) -> dict[str, str]:
+    return {f"{table}.{key}": text for key, text in texts.items()}
+
+
+def _distinct(texts: Mapping[str, str]) -> None:
+    seen: dict[str, str] = {}
+    for name, text in texts.items():
+        plain = " ".join(text.split()).casefold()
+        if plain in seen:
+            raise ValueError(f"has the same text at {seen[plain]!r} and {name!r}; word one of them differently")
+        seen[plain] = name
+
+
+def _check_openings(openings: Mapping[str, str], systems: Mapping[str, str]) -> None:
+    for key, opening in openings.items():
         if not systems[key].startswith(opening):
-            raise where.fault(
-                f"declares an opening for {key!r} that its text does not begin with", "copy the first words literally"
+            raise ValueError(
+                f"declares an opening for {key!r} that its text does not begin with; copy the first words literally"
             )
         if not _after_opening(systems[key], opening):
-            raise where.fault(f"declares the whole text of {key!r} as its opening", "leave some text after the opening")
-        openings[key] = opening
-    return openings
-
-
-def _table(name: str, table: object, least: int, where: _Where) -> dict[str, str]:
-    """Return a table of id -> text, sorted by id."""
-    if not isinstance(table, dict):
-        raise where.fault(f"has {_kind(table)} at {name!r} where a table belongs", f"write it below a line [{name}]")
-    texts = {
-        where.identifier(key, repr(f"{name}.{key}")): where.text(table[key], repr(f"{name}.{key}"))
-        for key in sorted(table)
-    }
-    if len(texts) < least:
-        raise where.fault(
-            f"has {len(texts)} texts in [{name}] where at least {least} are needed",
-            f"add some or leave [{name}] out to use the built-in ones",
-        )
-    return texts
-
-
-def _messages(name: str, items: object, where: _Where) -> tuple[Message, ...]:
-    if not isinstance(items, list):
-        raise where.fault(
-            f"has {_kind(items)} at {name!r} where a list belongs", "list the messages in square brackets"
-        )
-    messages = tuple(_message(name, number, item, where) for number, item in enumerate(items, start=1))
-    seen: set[str] = set()
-    for message in messages:
-        if message.id in seen:
-            raise where.fault(f"has the id {message.id!r} twice in {name!r}", "rename one of the two messages")
-        seen.add(message.id)
-    where.distinct({f"{name}.{message.id}": message.text for message in messages})
-    if name == "red_team":
-        if {message.benign for message in messages} != {True, False}:
-            raise where.fault("needs adversarial and benign messages in 'red_team'", "add the kind that is missing")
-    elif len(messages) < MIN_CALIBRATION_MESSAGES:
-        raise where.fault(
-            f"has {len(messages)} messages in {name!r} where at least {MIN_CALIBRATION_MESSAGES} are needed",
-            "add some (the source has 8)",
-        )
-    return messages
-
-
-def _message(name: str, number: int, item: object, where: _Where) -> Message:
-    """Read one message: a plain text, or a table with ``text`` and perhaps ``id``; red-team tables name a category."""
-    place = f"message {number} of {name!r}"
-    default_id = f"{name}-{number}"
-    if isinstance(item, str) and name != "red_team":
-        return Message(default_id, where.text(item, place))
-    fields = ("id", "text", "category", "benign") if name == "red_team" else ("id", "text")
-    needed = ("text", "category") if name == "red_team" else ("text",)
-    if not isinstance(item, dict):
-        kinds = "a table" if name == "red_team" else "a text or a table"
-        raise where.fault(f"has {_kind(item)} at {place} where {kinds} belongs", f"give it {' and '.join(needed)}")
-    where.known(item, fields, place)
-    for field in needed:
-        if field not in item:
-            raise where.fault(f"has no {field!r} in {place}", "add it")
-    message_id = where.identifier(item["id"], f"the id of {place}") if "id" in item else default_id
-    text = where.text(item["text"], f"the text of {place}")
-    if name != "red_team":
-        return Message(message_id, text)
-    benign = item.get("benign", False)
-    if not isinstance(benign, bool):
-        raise where.fault(f"has {_kind(benign)} at 'benign' in {place}", "write true or false without quotation marks")
-    return Message(message_id, text, where.identifier(item["category"], f"the category of {place}"), benign)
+            raise ValueError(f"declares the whole text of {key!r} as its opening; leave some text after the opening")
 
 
 def _content_hash(

@@ -6,17 +6,12 @@ resolved when the set is loaded. Either way the commit that was read is in the s
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from geometry_bench.errors import GeometryBenchError
+from geometry_bench import hub
 from geometry_bench.prompts.tables import Row
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -84,82 +79,12 @@ def commit_of(public: Public) -> str:
 
     Raises GeometryBenchError where there is no such set or revision, it is gated, or the Hub cannot be reached.
     """
-    if public.revision is not None and _COMMIT.fullmatch(public.revision):
+    if public.revision is not None and hub.COMMIT.fullmatch(public.revision):
         return public.revision
-    from huggingface_hub import HfApi
-    from huggingface_hub import errors as hub
-
-    # The HTTP client's own base class has changed between versions; it is read off the error that they share.
-    unreachable: tuple[type[BaseException], ...] = (OSError, *hub.HfHubHTTPError.__bases__)
-    name = public.hub
-    try:
-        sha = HfApi().dataset_info(name, revision=public.revision, timeout=_TIMEOUT_S).sha
-    except hub.GatedRepoError as error:
-        raise _gated(name) from error
-    except hub.RevisionNotFoundError as error:
-        raise GeometryBenchError(f"The data set {name} has no revision {public.revision!r}; check it.") from error
-    except (hub.RepositoryNotFoundError, hub.HFValidationError) as error:
-        raise GeometryBenchError(
-            f"There is no data set {name!r} on the Hub (or it is private: log in with `hf auth login`)."
-        ) from error
-    except unreachable as error:
-        return _cached_commit(public, error)
-    if not isinstance(sha, str) or not _COMMIT.fullmatch(sha):
-        raise GeometryBenchError(f"The Hub returned no commit for the data set {name}; name one as {name}@COMMIT.")
-    return sha
-
-
-def _gated(name: str) -> GeometryBenchError:
-    return GeometryBenchError(
-        f"The data set {name} is gated on the Hub; accept its terms there and log in with `hf auth login`, or give a file."
-    )
-
-
-def _cached_commit(public: Public, cause: BaseException) -> str:
-    from huggingface_hub import constants
-
-    folder = Path(constants.HF_HUB_CACHE) / f"datasets--{public.hub.replace('/', '--')}"
-    reference = folder / "refs" / (public.revision or "main")
-    if reference.is_file():
-        commit = reference.read_text().strip()
-        if _COMMIT.fullmatch(commit):
-            return commit
-    raise GeometryBenchError(
-        f"The Hub cannot be reached ({type(cause).__name__}) and the data set {public.hub} is not in the local cache; go "
-        "online, or save its rows to a file and name that."
-    ) from cause
+    return hub.commit_of(public.hub, public.revision, "dataset")[0]
 
 
 def hub_rows(public: Public, commit: str) -> Iterator[Row]:
-    """All rows of the set at a commit, configuration by configuration.
-
-    Raises GeometryBenchError where ``datasets`` is not installed or the rows cannot be had.
-    """
-    try:
-        import datasets
-    except ImportError:
-        raise GeometryBenchError(
-            f"The data set {public.hub} needs the library datasets, which is not installed; run: pip install "
-            "'geometry-bench[data]'."
-        ) from None
-    from huggingface_hub import errors as hub
-
-    faults = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError, *hub.HfHubHTTPError.__bases__)
+    """All rows of the set at a commit, configuration by configuration; raises as :func:`geometry_bench.hub.data_set`."""
     for config in public.configs or (None,):
-        try:
-            found = datasets.load_dataset(public.hub, config, split=public.split, revision=commit)
-        except (hub.GatedRepoError, datasets.exceptions.DatasetNotFoundError) as error:
-            if "gated" in str(error).lower():
-                raise _gated(public.hub) from error
-            raise _unloadable(public, error) from error
-        except faults as error:
-            raise _unloadable(public, error) from error
-        yield from found
-
-
-def _unloadable(public: Public, error: BaseException) -> GeometryBenchError:
-    first = (str(error).splitlines() or [""])[0].strip().rstrip(".") or type(error).__name__
-    return GeometryBenchError(
-        f"The data set {public.hub} cannot be loaded ({first}); check its name, split and the connection, or save its rows "
-        "to a file and name that."
-    )
+        yield from hub.data_set(public.hub, config, public.split, commit)

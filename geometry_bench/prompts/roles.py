@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.prompts.sets import RequestSet, builtin_names, load_set
+from geometry_bench.prompts.builtin import BUILT_IN
+from geometry_bench.prompts.sets import RequestSet, load_set
 
 NEUTRAL = "instructions"
 """The set of benign instructions that belongs to neither class."""
@@ -14,7 +15,7 @@ NEUTRAL = "instructions"
 ALIGNMENT = "alignment"
 """The benign instructions that maps between models are fitted on (source B)."""
 
-ROLES: tuple[str, ...] = (*builtin_names(), ALIGNMENT)
+ROLES: tuple[str, ...] = (*BUILT_IN, ALIGNMENT)
 """What sets of requests are there for. Each role has a built-in set, and can be given another one."""
 
 _FOLLOWS = {ALIGNMENT: NEUTRAL, "safe-unmatched": "safe"}

@@ -1,26 +1,24 @@
 """Sets of requests for the claims on unsafe directions, magnitudes and overlaps: built-in, from a file, or public.
 
-The built-in sets are the project's own wording (``fixtures/prompts/requests.toml`` and ``instructions.toml``, written by
-``write_requests.py`` beside them). Imports no torch.
+Imports no torch.
 """
 
 from __future__ import annotations
 
-import difflib
-import functools
+import itertools
 import random
 import re
-import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from geometry_bench.checked import did_you_mean
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.prompts import public as hub
+from geometry_bench.prompts.builtin import BUILT_IN, Request, requests_of, revision_of
 from geometry_bench.prompts.public import PUBLIC, Public
-from geometry_bench.prompts.tables import ENDINGS, Row, need_column, read_rows
-from geometry_bench.resources import data_root
+from geometry_bench.prompts.tables import ENDINGS, Row, equal, need_column, read_rows
 from geometry_bench.storage import digest, digest_file
 
 USUAL_COLUMNS = (
@@ -31,22 +29,6 @@ USUAL_COLUMNS = (
 _BEHAVIOURS = {"Behavior", "SemanticCategory", "ContextString"}  # HarmBench's own csv
 _FILE = re.compile(rf"(?P<path>.+(?:{'|'.join(re.escape(e) for e in ENDINGS)}))(?::(?P<column>[^:/\\]+))?", re.I)
 _HUB = re.compile(r"(?P<hub>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?::(?P<column>[^:]+))?")
-
-
-@dataclass(frozen=True)
-class Request:
-    """One request to a model.
-
-    ``topic`` groups requests for clustered intervals, None where the source has no topics. ``partner`` is the id of the
-    request that this one is matched with: the other class in the same wording, or the plain form of a wrapped request.
-    ``wrapper`` names the jailbreak framing.
-    """
-
-    id: str
-    text: str
-    topic: str | None = None
-    partner: str | None = None
-    wrapper: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +96,7 @@ def load_set(
 ) -> RequestSet:
     """Load a set of requests.
 
-    ``name`` is a built-in name (``builtin_names``), a file (``FILE`` or ``FILE:column``; csv, json, jsonl, parquet, txt), a
+    ``name`` is a built-in name (``BUILT_IN``), a file (``FILE`` or ``FILE:column``; csv, json, jsonl, parquet, txt), a
     public name (``PUBLIC``) or any data set of the Hub (``org/name[@revision][:column]``, split train). ``column`` names
     the requests, ``topic_column`` the topics, ``where`` keeps the rows whose columns have these values. Of texts that
     differ in case and white space only, the first is kept. ``count`` draws that many with ``seed``, in their original
@@ -125,198 +107,74 @@ def load_set(
     """
     if count is not None and count < 1:
         raise GeometryBenchError(f"Asked for {count} requests of {name}; ask for at least 1.")
-    text = str(name)
-    if not isinstance(name, Path) and text.lower() in _BUILT_IN:
+    asked = _Asked(column, topic_column, where or {}, count, seed)
+    text, path = str(name), Path(name)
+    key = "" if isinstance(name, Path) else text.lower()
+    if key in BUILT_IN:
         if column is not None or topic_column is not None or where:
             raise GeometryBenchError(f"The built-in set {text} has no columns to choose from; leave them out.")
-        key = text.lower()
-        return _draw(key, _built_in(key), "pack", _pack_revision(_BUILT_IN[key].file), None, count, seed)
-    if not isinstance(name, Path) and text.lower() in PUBLIC:
-        return _from_hub(text.lower(), PUBLIC[text.lower()], column, topic_column, where, count, seed)
-    if isinstance(name, Path) or (found := _FILE.fullmatch(text)) is not None or Path(text).exists():
-        path = Path(name)
+        return _draw(key, requests_of(key), "pack", revision_of(key), asked)
+    if key in PUBLIC:
+        return _from_hub(key, PUBLIC[key], asked)
+    if isinstance(name, Path) or (found := _FILE.fullmatch(text)) is not None or path.exists():
         if not isinstance(name, Path) and found is not None and not path.exists():
-            path, column = Path(found["path"]), column or found["column"]
-        return _from_file(path, column, topic_column, where, count, seed)
+            path, asked = Path(found["path"]), replace(asked, column=column or found["column"])
+        return _from_file(path, asked)
     if (found := _HUB.fullmatch(text)) is not None and not text.startswith("."):
         other = Public(found["hub"], revision=found["revision"])
-        return _from_hub(found["hub"], other, column or found["column"], topic_column, where, count, seed)
-    near = difflib.get_close_matches(text.lower(), [*_BUILT_IN, *PUBLIC], n=3, cutoff=0.5)
-    hint = f" (did you mean {' or '.join(sorted(near))}?)" if near else ""
+        return _from_hub(found["hub"], other, replace(asked, column=column or found["column"]))
+    hint = did_you_mean(text.lower(), [*BUILT_IN, *PUBLIC])
     raise GeometryBenchError(
-        f"There is no prompt set {text!r}{hint}; built-in are {', '.join(_BUILT_IN)}, public are {', '.join(PUBLIC)}, and "
+        f"There is no prompt set {text!r}{hint}; built-in are {', '.join(BUILT_IN)}, public are {', '.join(PUBLIC)}, and "
         f"files end in {', '.join(ENDINGS)}."
     )
-
-
-def builtin_names() -> tuple[str, ...]:
-    """The names of the built-in sets."""
-    return tuple(_BUILT_IN)
-
-
-# Built-in sets
-
-
-@dataclass(frozen=True)
-class _BuiltIn:
-    file: str
-    read: Callable[[Mapping[str, Any]], Iterator[Request]]
-
-
-@functools.cache
-def _pack(file: str) -> Mapping[str, Any]:
-    return tomllib.loads(_pack_path(file).read_text(encoding="utf-8"))
-
-
-def _pack_path(file: str) -> Path:
-    path = data_root() / "fixtures" / "prompts" / file
-    if not path.is_file():
-        raise GeometryBenchError(f"This installation lacks its prompt sets (no {file}); install the package anew.")
-    return path
-
-
-@functools.cache
-def _pack_revision(file: str) -> str:
-    return f"sha256:{digest_file(_pack_path(file))}"
-
-
-@functools.cache
-def _built_in(name: str) -> tuple[Request, ...]:
-    made = _BUILT_IN[name]
-    return tuple(made.read(_pack(made.file)))
-
-
-def _side(side: int) -> Callable[[Mapping[str, Any]], Iterator[Request]]:
-    """One class of ``[pairs]``: topic = list of [unsafe, safe]."""
-    names = ("unsafe", "safe")
-
-    def read(pack: Mapping[str, Any]) -> Iterator[Request]:
-        for topic, pairs in pack["pairs"].items():
-            for number, pair in enumerate(pairs, start=1):
-                ids = [f"{name}-{topic}-{number:02}" for name in names]
-                yield Request(ids[side], pair[side], topic, ids[1 - side])
-
-    return read
-
-
-def _table(name: str) -> Callable[[Mapping[str, Any]], Iterator[Request]]:
-    """A table of topic = list of texts."""
-
-    def read(pack: Mapping[str, Any]) -> Iterator[Request]:
-        for topic, texts in pack[name].items():
-            for number, text in enumerate(texts, start=1):
-                yield Request(f"{name}-{topic}-{number:02}", text, topic)
-
-    return read
-
-
-def _relengthed(name: str) -> Callable[[Mapping[str, Any]], Iterator[Request]]:
-    """A table that says the safe requests over, shorter or longer; partners stay the unsafe ones."""
-
-    def read(pack: Mapping[str, Any]) -> Iterator[Request]:
-        for request, safe in zip(_table(name)(pack), _side(1)(pack), strict=True):
-            yield replace(request, partner=safe.partner)
-
-    return read
-
-
-def _unmatched(pack: Mapping[str, Any]) -> Iterator[Request]:
-    """Short and long in turn, as requests collected in different places are: lengths differ from the unsafe set's."""
-    both = zip(_relengthed("safe-short")(pack), _relengthed("safe-long")(pack), strict=True)
-    for number, pair in enumerate(both):
-        yield pair[number % 2]
-
-
-def _wrapped(side: int) -> Callable[[Mapping[str, Any]], Iterator[Request]]:
-    """Each request of a class in one of the framings, in turn, so that every topic meets every framing."""
-
-    def read(pack: Mapping[str, Any]) -> Iterator[Request]:
-        wrappers = list(pack["wrappers"].items())
-        for number, request in enumerate(_side(side)(pack)):
-            wrapper, frame = wrappers[number % len(wrappers)]
-            yield Request(
-                f"jailbreak-{request.id}", frame.replace("{request}", request.text), request.topic, request.id, wrapper
-            )
-
-    return read
-
-
-_REQUESTS, _INSTRUCTIONS = "requests.toml", "instructions.toml"
-_BUILT_IN: Mapping[str, _BuiltIn] = {
-    "unsafe": _BuiltIn(_REQUESTS, _side(0)),
-    "safe": _BuiltIn(_REQUESTS, _side(1)),
-    "safe-short": _BuiltIn(_REQUESTS, _relengthed("safe-short")),
-    "safe-long": _BuiltIn(_REQUESTS, _relengthed("safe-long")),
-    "safe-unmatched": _BuiltIn(_REQUESTS, _unmatched),
-    "harmful-a": _BuiltIn(_REQUESTS, _table("harmful-a")),
-    "harmful-b": _BuiltIn(_REQUESTS, _table("harmful-b")),
-    "refusal-style": _BuiltIn(_REQUESTS, _table("refusal-style")),
-    "jailbreak": _BuiltIn(_REQUESTS, _wrapped(0)),
-    "jailbreak-safe": _BuiltIn(_REQUESTS, _wrapped(1)),
-    "instructions": _BuiltIn(_INSTRUCTIONS, _table("instructions")),
-    "maths": _BuiltIn(_INSTRUCTIONS, _table("maths")),
-}
 
 
 # Files and data sets
 
 
-def _from_file(
-    path: Path,
-    column: str | None,
-    topic: str | None,
-    where: Mapping[str, Any] | None,
-    count: int | None,
-    seed: int,
-) -> RequestSet:
+@dataclass(frozen=True)
+class _Asked:
+    """What a caller asks of a table: where its requests and topics stand, which rows are kept, how many are drawn."""
+
+    column: str | None
+    topic: str | None
+    where: Mapping[str, Any]
+    count: int | None
+    seed: int
+
+
+def _from_file(path: Path, asked: _Asked) -> RequestSet:
     label = f"The data file {path}"
-    rows = read_rows(path)
-    requests, used = _requests(rows, label, column, topic, where)
-    revision = f"sha256:{digest_file(path)}"
-    return _draw(path.name, requests, "file", revision, used, count, seed, label)
+    requests, used = _requests(read_rows(path), label, asked)
+    return _draw(path.name, requests, "file", f"sha256:{digest_file(path)}", asked, used, label)
 
 
-def _from_hub(
-    name: str,
-    public: Public,
-    column: str | None,
-    topic: str | None,
-    where: Mapping[str, Any] | None,
-    count: int | None,
-    seed: int,
-) -> RequestSet:
+def _from_hub(name: str, public: Public, asked: _Asked) -> RequestSet:
     label = f"The data set {public.hub}"
     commit = hub.commit_of(public)
-    rows = hub.hub_rows(public, commit)
-    kept = {**public.where, **(where or {})}
+    asked = replace(asked, column=asked.column or public.column, where={**public.where, **asked.where})
     # A table may lack the declared topics at another revision; only what a person asked for has to be there.
-    requests, used = _requests(rows, label, column or public.column, topic, kept, hoped=public.topic)
-    return _draw(name, requests, "dataset", commit, used, count, seed, label)
+    requests, used = _requests(hub.hub_rows(public, commit), label, asked, hoped=public.topic)
+    return _draw(name, requests, "dataset", commit, asked, used, label)
 
 
-def _requests(
-    rows: Iterator[Row],
-    label: str,
-    column: str | None,
-    topic: str | None,
-    where: Mapping[str, Any] | None,
-    hoped: str | None = None,
-) -> tuple[list[Request], str]:
+def _requests(rows: Iterator[Row], label: str, asked: _Asked, hoped: str | None = None) -> tuple[list[Request], str]:
     """The requests of a table and the column they were read from; ids are row numbers, counted from 1."""
     first = next(rows, None)
     if first is None:
         raise GeometryBenchError(f"{label} is empty.")
     columns = list(first)
     behaviours = columns and set(columns) >= _BEHAVIOURS
-    column = column or _usual_column(columns, label)
-    for name in (column, *([topic] if topic else []), *(where or {})):
+    column, topic, where = asked.column or _usual_column(columns, label), asked.topic, asked.where
+    for name in (column, *([topic] if topic else []), *where):
         need_column(name, columns, label)
     topic = topic or (hoped if hoped in columns else "SemanticCategory" if behaviours else None)
     # A HarmBench behaviour with a context is asked about that context; without it the request would make no sense.
     context = "ContextString" if behaviours and column == "Behavior" else None
     made = []
-    for number, row in enumerate(_again(first, rows), start=1):
-        if not all(_equal(row.get(key), value) for key, value in (where or {}).items()):
+    for number, row in enumerate(itertools.chain([first], rows), start=1):
+        if not all(equal(row.get(key), value) for key, value in where.items()):
             continue
         text = row.get(column)
         if text is None:
@@ -336,11 +194,6 @@ def _requests(
     return made, column
 
 
-def _again(first: Row, rest: Iterator[Row]) -> Iterator[Row]:
-    yield first
-    yield from rest
-
-
 def _usual_column(columns: list[str], label: str) -> str:
     if len(columns) == 1:
         return columns[0]
@@ -352,11 +205,6 @@ def _usual_column(columns: list[str], label: str) -> str:
     )
 
 
-def _equal(found: object, wanted: object) -> bool:
-    """Equality that lets a table of texts say "True" where another says true."""
-    return found == wanted or (found is not None and str(found).strip().casefold() == str(wanted).strip().casefold())
-
-
 # Drawing
 
 
@@ -365,9 +213,8 @@ def _draw(
     requests: Iterable[Request],
     origin: Literal["pack", "file", "dataset"],
     revision: str,
-    column: str | None,
-    count: int | None,
-    seed: int,
+    asked: _Asked,
+    column: str | None = None,
     label: str | None = None,
 ) -> RequestSet:
     distinct: dict[str, Request] = {}
@@ -377,16 +224,17 @@ def _draw(
         distinct.setdefault(" ".join(request.text.split()).casefold(), request)
     kept = list(distinct.values())
     duplicates = total - len(kept)
-    if count is not None:
-        if count > len(kept):
+    if asked.count is not None:
+        if asked.count > len(kept):
             dropped = f" (after dropping {duplicates} duplicates)" if duplicates else ""
             raise GeometryBenchError(
-                f"{label or f'The built-in set {name}'} has {len(kept)} requests{dropped}, fewer than the {count} asked for."
+                f"{label or f'The built-in set {name}'} has {len(kept)} requests{dropped}, fewer than the {asked.count} "
+                "asked for."
             )
         # Places are shuffled, not requests: sets of one length are drawn alike, and a smaller draw is part of a larger.
         places = list(range(len(kept)))
-        random.Random(seed).shuffle(places)
-        chosen = tuple(kept[place] for place in sorted(places[:count]))
+        random.Random(asked.seed).shuffle(places)
+        chosen = tuple(kept[place] for place in sorted(places[: asked.count]))
     else:
         chosen = tuple(kept)
     return RequestSet(
@@ -396,5 +244,5 @@ def _draw(
         origin=origin,
         revision=revision,
         column=column,
-        sampled=Sampled(None if count is None else seed, len(chosen), len(kept), duplicates),
+        sampled=Sampled(None if asked.count is None else asked.seed, len(chosen), len(kept), duplicates),
     )

@@ -6,13 +6,13 @@ Every fault of a file is told as one sentence by a ``GeometryBenchError`` that n
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from geometry_bench.checked import did_you_mean
 from geometry_bench.errors import GeometryBenchError
 
 Row = dict[str, Any]
@@ -59,9 +59,14 @@ def need_column(name: str, columns: Iterable[str], label: str) -> None:
     known = [str(column) for column in columns]
     if name in known:
         return
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise GeometryBenchError(f"{label} has no column {name!r}{hint}; its columns are {', '.join(known)}.")
+    raise GeometryBenchError(
+        f"{label} has no column {name!r}{did_you_mean(name, known)}; its columns are {', '.join(known)}."
+    )
+
+
+def equal(found: object, wanted: object) -> bool:
+    """Equality that lets a table of texts say "True" where another says true."""
+    return found == wanted or (found is not None and str(found).strip().casefold() == str(wanted).strip().casefold())
 
 
 def _text(path: Path) -> str:

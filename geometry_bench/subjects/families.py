@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import tomli_w
+
+from geometry_bench.checked import Declaration, Name, Text, checked, did_you_mean
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.resources import data_root
 from geometry_bench.subjects.manifests import (
     EMBEDDED,
-    NAME,
     SCHEMA,
-    checked_texts,
     inside_zoo,
     located_model,
     read_tables,
@@ -40,16 +41,16 @@ class Member:
     what it was made from and are written by the training.
     """
 
-    name: str
-    role: str
-    model: str
-    revision: str | None = None
-    parent: str | None = None
-    alignment: str | None = None
-    method: str | None = None
-    data_hash: str | None = None
-    stage_hash: str | None = None
-    weights: str | None = None
+    name: Name
+    role: Text
+    model: Text
+    revision: Text | None = None
+    parent: Text | None = None
+    alignment: Text | None = None
+    method: Text | None = None
+    data_hash: Text | None = None
+    stage_hash: Text | None = None
+    weights: Text | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,12 @@ def _is_adapter(model: str) -> bool:
 # Reading
 
 
+class _Head(Declaration):
+    name: Name
+    recipe: Text | None = None
+    recipe_hash: Text | None = None
+
+
 def load_family(path: Path) -> Family:
     """Read and check a manifest: a file, a folder that holds ``family.toml``, or ``zoo/NAME`` for an embedded family.
 
@@ -159,14 +166,13 @@ def load_family(path: Path) -> Family:
     """
     file = _manifest(path)
     content, entries = read_tables(file, KIND)
-    texts = checked_texts(content, ("name", "recipe", "recipe_hash"), ("name",), f"The {KIND} {file}")
+    own = checked(_Head, content, f"The {KIND} {file}")
     members = []
     for number, entry in enumerate(entries, start=1):
-        name = entry.get("name", entry.get("role"))
-        where = f"Member {name if isinstance(name, str) else f'number {number}'} of the {KIND} {file}"
-        declared = checked_texts(entry, tuple(field.name for field in fields(Member)), ("role", "model"), where)
-        members.append(Member(**{"name": declared["role"], **declared}))
-    family = Family(path=file, members=tuple(members), **texts)
+        named = {"name": str(entry["role"]), **entry} if isinstance(entry, dict) and "role" in entry else entry
+        name = named["name"] if isinstance(named, dict) and isinstance(named.get("name"), str) else f"number {number}"
+        members.append(checked(Member, named, f"Member {name} of the {KIND} {file}"))
+    family = Family(own.name, file, tuple(members), own.recipe, own.recipe_hash)
     for member in family.members:
         family.spec(member)  # its folder must be there
     return family
@@ -216,9 +222,6 @@ def _check(family: Family) -> None:
     def fault(text: str) -> GeometryBenchError:
         return GeometryBenchError(f"{where} {text}")
 
-    for name in (family.name, *(member.name for member in family.members)):
-        if not NAME.fullmatch(name):
-            raise fault(f"has the name {name!r}; use letters, digits, '.', '_' and '-' only.")
     if family.name == EMBEDDED:
         raise fault(f"calls its family {EMBEDDED!r}, a name kept for the embedded models; choose another.")
     by_name = {member.name: member for member in family.members}
@@ -226,7 +229,8 @@ def _check(family: Family) -> None:
     by_start: dict[tuple[str, str | None], Member] = {}
     for place, member in enumerate(family.members):
         if member.role not in ROLES:
-            raise fault(f"gives {member.name} the unknown role {member.role!r}; roles are {', '.join(ROLES)}.")
+            hint = did_you_mean(member.role, ROLES)
+            raise fault(f"gives {member.name} the unknown role {member.role!r}{hint}; roles are {', '.join(ROLES)}.")
         if any(other.name == member.name for other in family.members[:place]):
             raise fault(f"has two members called {member.name!r}; give each a name of its own.")
         same = by_place.setdefault((os.path.normpath(member.model), member.revision), member)
@@ -262,18 +266,10 @@ def _check(family: Family) -> None:
 
 def dump_family(family: Family) -> str:
     """The manifest's text: keys in a fixed order, absent ones left out; the same family gives the same bytes."""
-    lines = [f"schema = {SCHEMA}", f"name = {_quoted(family.name)}"]
-    lines += [
-        f"{key} = {_quoted(value)}"
-        for key, value in (("recipe", family.recipe), ("recipe_hash", family.recipe_hash))
-        if value is not None
-    ]
-    for member in family.members:
-        values = ((field.name, getattr(member, field.name)) for field in fields(member))
-        lines += ["", "[[members]]", *(f"{key} = {_quoted(value)}" for key, value in values if value is not None)]
-    return "\n".join(lines) + "\n"
+    own = {"schema": SCHEMA, "name": family.name, "recipe": family.recipe, "recipe_hash": family.recipe_hash}
+    tables = [_present(asdict(member)) for member in family.members]
+    return tomli_w.dumps({**_present(own), "members": tables})
 
 
-def _quoted(text: str) -> str:
-    """A TOML basic string: JSON's escapes are TOML's, but for the delete character, which JSON leaves as it is."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+def _present(table: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if value is not None}

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from geometry_bench.checked import Declaration, Name, Text, checked
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.resources import data_root
-from geometry_bench.subjects.manifests import EMBEDDED, NAME, checked_texts, inside_zoo, located_model, read_tables
+from geometry_bench.subjects.manifests import EMBEDDED, inside_zoo, located_model, read_tables
 from geometry_bench.subjects.spec import SubjectSpec
 
 KIND = "group manifest"
@@ -21,7 +22,17 @@ OF_THE_RUN = f"{GROUP}/run"
 DEPTH = 2 / 3
 """Relative depth of the block that a group is measured at, unless told otherwise: the source does not state its layer."""
 
-_KEYS = ("name", "model", "revision", "alignment")
+
+class _Head(Declaration):
+    name: Name
+    reference: Text
+
+
+class _Member(Declaration):
+    name: Name
+    model: Text
+    revision: Text | None = None
+    alignment: Text | None = None
 
 
 @dataclass(frozen=True)
@@ -59,23 +70,17 @@ def load_group(path: Path) -> Group:
     """
     file = group_manifest(path)
     content, entries = read_tables(file, KIND)
-    texts = checked_texts(content, ("name", "reference"), ("name", "reference"), f"The {KIND} {file}")
+    own = checked(_Head, content, f"The {KIND} {file}")
     members: dict[str, SubjectSpec] = {}
     for number, entry in enumerate(entries, start=1):
         where = f"Member number {number} of the {KIND} {file}"
-        declared = checked_texts(entry, _KEYS, ("name", "model"), where)
-        if declared["name"] in members:
-            raise GeometryBenchError(f"{where} is called {declared['name']!r} like another one; give it another name.")
-        revision = declared.get("revision")
-        model = located_model(declared["model"], revision, file.parent, where)
-        members[declared["name"]] = SubjectSpec(model, revision=revision, alignment=declared.get("alignment"))
-    for name in (texts["name"], *members):
-        if not NAME.fullmatch(name):
-            raise GeometryBenchError(
-                f"The {KIND} {file} has the name {name!r}; use letters, digits, '.', '_' and '-' only."
-            )
+        declared = checked(_Member, entry, where)
+        if declared.name in members:
+            raise GeometryBenchError(f"{where} is called {declared.name!r} like another one; give it another name.")
+        model = located_model(declared.model, declared.revision, file.parent, where)
+        members[declared.name] = SubjectSpec(model, revision=declared.revision, alignment=declared.alignment)
     prefix = f"{EMBEDDED}-" if inside_zoo(file.parent) is not None else ""
-    return Group(f"{GROUP}/{prefix}{texts['name']}", texts["reference"], members)
+    return Group(f"{GROUP}/{prefix}{own.name}", own.reference, members)
 
 
 def embedded_groups() -> tuple[Group, ...]:

@@ -12,8 +12,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from geometry_bench import hub
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.subjects import hashing, hub
+from geometry_bench.subjects import hashing
 from geometry_bench.subjects.adapters import first_sentence, with_adapter
 from geometry_bench.subjects.quiet import quiet_transformers
 from geometry_bench.subjects.settings import device_of, dtype_of, has_accelerate

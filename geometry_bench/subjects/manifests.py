@@ -1,68 +1,30 @@
-"""What manifests of families and of groups have in common: tables of texts, and models named in them. Imports no torch."""
+"""What manifests of families and of groups have in common: reading, and the models named in them. Imports no torch."""
 
 from __future__ import annotations
 
-import difflib
-import re
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from geometry_bench.checked import read_toml
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.resources import data_root
 from geometry_bench.subjects.spec import embedded_folder
 
 SCHEMA = 1
-NAME = re.compile(r"[A-Za-z0-9._-]+")
-"""What can stand in a test id."""
-
 EMBEDDED = "zoo"
 
 
-def read_tables(file: Path, kind: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def read_tables(file: Path, kind: str) -> tuple[dict[str, Any], list[Any]]:
     """A manifest's own keys and its ``[[members]]`` tables, unchecked but for the schema; ``kind`` is what it is called.
 
     Raises:
         GeometryBenchError: it cannot be read, is not TOML, has another schema or lists no members.
     """
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise GeometryBenchError(f"The {kind} {file} cannot be read ({error.strerror}).") from None
-    except UnicodeDecodeError:
-        raise GeometryBenchError(f"The {kind} {file} is not UTF-8 text; save it as UTF-8.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise GeometryBenchError(f"The {kind} {file} is not valid TOML: {error}; correct that line.") from None
-    schema = content.pop("schema", None)
-    if schema != SCHEMA or isinstance(schema, bool):
-        said = "does not say its schema" if schema is None else f"has schema {schema!r}"
-        raise GeometryBenchError(f"The {kind} {file} {said}; this geometry-bench reads schema = {SCHEMA}.")
+    content = read_toml(file, f"The {kind} {file}", schema=SCHEMA)
     entries = content.pop("members", None)
-    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+    if not isinstance(entries, list) or not entries:
         raise GeometryBenchError(f"The {kind} {file} lists no members; add a [[members]] table for each.")
     return content, entries
-
-
-def checked_texts(
-    table: Mapping[str, Any], known: tuple[str, ...], needed: tuple[str, ...], where: str
-) -> dict[str, str]:
-    """The table, checked to hold known keys only, each a text that is not empty.
-
-    Raises:
-        GeometryBenchError: an unknown, empty or missing key; ``where`` begins the sentence.
-    """
-    for key, value in table.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1, 0.7)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}."
-            raise GeometryBenchError(f"{where} has an unknown key {key!r}: {hint}")
-        if not isinstance(value, str) or not value.strip():
-            raise GeometryBenchError(f"{where} has {key} = {value!r}; write a text in quotes, or leave the key out.")
-    missing = [key for key in needed if key not in table]
-    if missing:
-        raise GeometryBenchError(f"{where} lacks {' and '.join(missing)}; add it.")
-    return dict(table)
 
 
 def located_model(model: str, revision: str | None, folder: Path, where: str) -> str:

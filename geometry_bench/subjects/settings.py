@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.safetensor import read_header
 from geometry_bench.subjects import hashing
 from geometry_bench.subjects.spec import SubjectSpec
 
@@ -88,32 +88,12 @@ def has_accelerate() -> bool:
     return importlib.util.find_spec("accelerate") is not None
 
 
-def _header(path: Path) -> dict[str, Any]:
-    """Header of a safetensors file: tensor name -> {dtype, shape, data_offsets}."""
-    try:
-        with path.open("rb") as handle:
-            size = int.from_bytes(handle.read(8), "little")
-            if size > 100_000_000:
-                raise ValueError("its header is too large")
-            header = json.loads(handle.read(size))
-    except (OSError, ValueError) as error:
-        raise GeometryBenchError(f"{path} is not a readable safetensors file ({error}); download it again.") from error
-    if not isinstance(header, dict):
-        raise GeometryBenchError(f"{path} is not a readable safetensors file; download it again.")
-    return {name: value for name, value in header.items() if name != "__metadata__"}
-
-
 def _stored(folder: Path, spec: SubjectSpec) -> tuple[int, str | None]:
     """Number of stored parameters and the dtype of most of them; (0, None) for pickle weights, which are not opened."""
-    count = 0
     by_dtype: Counter[str] = Counter()
     for path in hashing.weight_files(folder, allow_pickle=spec.allow_pickle):
         if path.suffix != ".safetensors":
             continue
-        for entry in _header(path).values():
-            numel = 1
-            for size in entry["shape"]:
-                numel *= size
-            count += numel
-            by_dtype[str(entry["dtype"])] += numel
-    return count, by_dtype.most_common(1)[0][0] if by_dtype else None
+        for tensor in read_header(path).values():
+            by_dtype[tensor.dtype] += tensor.size
+    return by_dtype.total(), by_dtype.most_common(1)[0][0] if by_dtype else None

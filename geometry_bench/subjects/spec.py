@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from geometry_bench import hub
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.resources import data_root
-from geometry_bench.subjects import hashing, hub
+from geometry_bench.subjects import hashing
 from geometry_bench.subjects.describe import describe, read_json
 
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")

@@ -6,7 +6,6 @@ A row is ``{"text": str}``, ``{"messages": [...]}`` with the assistant's answer 
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import itertools
@@ -16,8 +15,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from geometry_bench.checked import did_you_mean
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.prompts.tables import need_column, read_rows
+from geometry_bench.hub import data_set
+from geometry_bench.prompts.tables import equal, need_column, read_rows
 from geometry_bench.resources import data_root
 from geometry_bench.training.recipe import Source
 
@@ -45,9 +46,9 @@ def generator(name: str) -> Callable[[str, int], Iterator[Row]]:
     """One generator by name. Raises GeometryBenchError naming those that there are."""
     known = generators()
     if name not in known:
-        near = difflib.get_close_matches(name, list(known), 1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise GeometryBenchError(f"There is no generator {name!r}{hint}; there are {', '.join(known)}.")
+        raise GeometryBenchError(
+            f"There is no generator {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}."
+        )
     return known[name]
 
 
@@ -110,16 +111,7 @@ def find(source: Source, data: Path | None) -> Path:
 
 
 def _dataset_rows(source: Source) -> Any:
-    import datasets
-
-    try:
-        found = datasets.load_dataset(source.name, source.config, split=source.split, revision=source.revision)
-    except (OSError, ValueError, ConnectionError, datasets.exceptions.DatasetsError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise GeometryBenchError(
-            f"Cannot load the data set {source.name} ({first}); check its name, config, split and the connection, or "
-            "save its rows to a file and name that."
-        ) from error
+    found = data_set(source.name, source.config, source.split, source.revision)
     for key in source.where:
         if key not in found.column_names:
             _need(source.where, dict.fromkeys(found.column_names), _label(source))
@@ -146,14 +138,7 @@ def _kept(found: Sequence[Row], source: Source) -> Sequence[Row]:
     if not source.where or not found:
         return found
     _need(source.where, found[0], _label(source))
-    # A table of text holds "true" where a table of values holds true.
-    return [row for row in found if all(_equal(row.get(key), value) for key, value in source.where.items())]
-
-
-def _equal(found: Any, wanted: Any) -> bool:
-    if isinstance(found, str) and not isinstance(wanted, str):
-        return found.strip().lower() == str(wanted).lower()
-    return bool(found == wanted)
+    return [row for row in found if all(equal(row.get(key), value) for key, value in source.where.items())]
 
 
 def _need(keys: Iterable[str], row: Mapping[str, Any], label: str) -> None:

@@ -8,21 +8,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from geometry_bench import hub
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.subjects import hashing, hub
+from geometry_bench.safetensor import READABLE, Array32, Stored, read_header, read_rows, slices
+from geometry_bench.subjects import hashing
 from geometry_bench.subjects.describe import read_json, refuse_non_decoder
 from geometry_bench.subjects.families import Family, Member
 from geometry_bench.subjects.spec import SubjectSpec, embedded_folder, resolve
 from geometry_bench.updates.lora import Adapter, is_adapter, read_adapter
-from geometry_bench.updates.safetensor import READABLE, Array32, Stored, read_header, read_rows, slices
 
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py")
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
 _EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|embed_in|wte|word_embeddings|tok_embeddings)\.weight")
 # Weights of the layer type that GPT-2 and its kin use in place of a linear one.
-_TURNED = re.compile(r"(?:^|\.)(?:c_attn|c_proj|c_fc|q_attn)\.weight")
-_TURNED_TYPES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+_TRANSPOSED = re.compile(r"(?:^|\.)(?:c_attn|c_proj|c_fc|q_attn)\.weight")
+_TRANSPOSED_TYPES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 _HEAD = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.weight")
 
 
@@ -90,9 +91,9 @@ class Checkpoint:
         """Ranges of rows to read a tensor in."""
         return slices(self.shape(name))
 
-    def is_turned(self, name: str) -> bool:
+    def is_transposed(self, name: str) -> bool:
         """Whether a weight is stored as (inputs, outputs), as GPT-2 does, so that its rows are not the output side."""
-        return self.config.get("model_type") in _TURNED_TYPES and bool(_TURNED.search(name))
+        return self.config.get("model_type") in _TRANSPOSED_TYPES and bool(_TRANSPOSED.search(name))
 
     def twin(self, name: str) -> str | None:
         """The embedding of equal shape that a stored head may be a copy of; None for anything but a head."""

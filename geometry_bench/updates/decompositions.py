@@ -19,8 +19,8 @@ from scipy import linalg
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.subspaces import Spectrum, numerical_rank
+from geometry_bench.safetensor import Array32, slices
 from geometry_bench.storage import digest
-from geometry_bench.updates.safetensor import Array32, slices
 from geometry_bench.updates.store import Store
 
 VERSION = 1
@@ -202,23 +202,23 @@ def overlap(v: Factors, w: Factors, of_v: Sliced, of_w: Sliced) -> Array:
             "A zero update spans no subspace, so that it overlaps with none; compare changed tensors."
         )
     if v.wide:
-        crossed: Array = v.vectors.T @ w.vectors
-        return crossed
+        inner: Array = v.vectors.T @ w.vectors
+        return inner
     turn_v, turn_w = _scaled(v), _scaled(w)
     if v.well_conditioned and w.well_conditioned:
         product = np.zeros((of_v.columns, of_v.columns))
         for one, other in zip(of_v.read(), of_w.read(), strict=True):
             product += one.astype(np.float64).T @ other.astype(np.float64)
-        crossed = (turn_v.T @ product) @ turn_w
-        return crossed
+        inner = (turn_v.T @ product) @ turn_w
+        return inner
     own_v, own_w = (np.zeros((turn.shape[1],) * 2) for turn in (turn_v, turn_w))
-    crossed = np.zeros((turn_v.shape[1], turn_w.shape[1]))
+    inner = np.zeros((turn_v.shape[1], turn_w.shape[1]))
     for one, other in zip(of_v.read(), of_w.read(), strict=True):
         left_v, left_w = one.astype(np.float64) @ turn_v, other.astype(np.float64) @ turn_w
         own_v += left_v.T @ left_v
         own_w += left_w.T @ left_w
-        crossed += left_v.T @ left_w
-    return _righted(own_w, _righted(own_v, crossed).T).T
+        inner += left_v.T @ left_w
+    return _orthonormalised(own_w, _orthonormalised(own_v, inner).T).T
 
 
 def _scaled(factors: Factors) -> Array:
@@ -227,7 +227,7 @@ def _scaled(factors: Factors) -> Array:
     return scaled
 
 
-def _righted(own: Array, product: Array) -> Array:
+def _orthonormalised(own: Array, product: Array) -> Array:
     """L⁻¹ · product, for L Lᵀ = ``own``, the Gram matrix of vectors that ought to be orthonormal.
 
     The same as to orthonormalise the vectors one after another before the product is taken.
@@ -238,5 +238,5 @@ def _righted(own: Array, product: Array) -> Array:
         raise GeometryBenchError(
             "An update is so close to a lower rank that its left singular vectors cannot be told from rounding."
         ) from None
-    righted: Array = linalg.solve_triangular(lower, product, lower=True, check_finite=False)
-    return righted
+    orthonormalised: Array = linalg.solve_triangular(lower, product, lower=True, check_finite=False)
+    return orthonormalised

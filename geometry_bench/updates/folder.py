@@ -12,11 +12,11 @@ from typing import Any, Literal
 import numpy as np
 
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.safetensor import READABLE, Stored, from_float32, read_raw
 from geometry_bench.storage import new_folder
 from geometry_bench.subjects.hashing import TOKENIZER_FILES
 from geometry_bench.updates.checkpoint import Checkpoint
 from geometry_bench.updates.projection import Projection, TensorOutcome, projected
-from geometry_bench.updates.safetensor import READABLE, Stored, from_float32, read_raw
 from geometry_bench.updates.store import Store
 from geometry_bench.updates.update import Update
 from geometry_bench.version import __version__

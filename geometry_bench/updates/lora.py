@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.safetensor import Array32, Stored, read_header, read_rows
 from geometry_bench.subjects.describe import read_json
-from geometry_bench.updates.safetensor import Array32, Stored, read_header, read_rows
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -35,23 +35,23 @@ _OTHER_KINDS = (
 
 @dataclass(frozen=True)
 class LowRank:
-    """Factors of one weight's update: A (r, inputs), B (outputs, r), their scaling, and whether the product is turned."""
+    """Factors of one weight's update: A (r, inputs), B (outputs, r), their scaling, whether it is transposed."""
 
     a: Stored
     b: Stored
     scaling: float
-    turned: bool
+    transposed: bool
 
     @property
     def shape(self) -> tuple[int, int]:
         """Shape of the update, as the weight is stored."""
         outputs, inputs = self.b.shape[0], self.a.shape[1]
-        return (inputs, outputs) if self.turned else (outputs, inputs)
+        return (inputs, outputs) if self.transposed else (outputs, inputs)
 
     def rows(self, first: int, last: int) -> Array32:
         """Rows of the update in float32."""
         a, b = read_rows(self.a), read_rows(self.b)
-        update = a[:, first:last].T @ b.T if self.turned else b[first:last] @ a
+        update = a[:, first:last].T @ b.T if self.transposed else b[first:last] @ a
         update *= self.scaling
         return update
 

@@ -17,7 +17,7 @@ from scipy import linalg
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.subspaces import Rule, Scheme, project_vector, random_basis, rank_of_share
-from geometry_bench.updates.safetensor import Array32, slices
+from geometry_bench.safetensor import Array32, slices
 from geometry_bench.updates.store import Store
 from geometry_bench.updates.sweep import tensor_seed
 from geometry_bench.updates.update import Update

@@ -23,7 +23,6 @@ from geometry_bench.geometry.subspaces import (
 )
 from geometry_bench.storage import digest_bytes
 from geometry_bench.updates.decompositions import factorise_kept, overlap
-from geometry_bench.updates.safetensor import Array32
 from geometry_bench.updates.store import Store
 from geometry_bench.updates.update import Update
 
@@ -56,7 +55,7 @@ class Overlap:
         """MSO for every η, with its Haar expectation."""
         return overlap_sweep(self.squared, self.v, self.w, thresholds)
 
-    def turned(self) -> Overlap:
+    def transposed(self) -> Overlap:
         """The same with V and W exchanged."""
         return Overlap(self.squared.T, self.w, self.v)
 
@@ -100,18 +99,6 @@ def common_names(updates: Mapping[str, Update], *, dimensions: int | None = None
         if dimensions in (None, len(first.pairs[name].shape or ()))
         and all(name in one.pairs and one.pairs[name].shape == first.pairs[name].shape for one in rest)
     )
-
-
-def stream(
-    updates: Mapping[str, Update], names: Iterable[str] | None = None
-) -> Iterator[tuple[str, dict[str, Array32]]]:
-    """Tensor by tensor, the updates Δ of that tensor in all of several updates: (name, {label: Δ}).
-
-    ``names`` are those to go through, None for all that every update can compare. One tensor's updates are held at a time,
-    provided that the caller lets go of them.
-    """
-    for name in common_names(updates) if names is None else names:
-        yield name, {label: update.delta(name) for label, update in updates.items()}
 
 
 def sweep(

@@ -10,11 +10,11 @@ import numpy as np
 
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.subspaces import energy_ranks
+from geometry_bench.safetensor import READABLE, Array32, slices
 from geometry_bench.subjects.families import Family, Member
 from geometry_bench.updates.checkpoint import Checkpoint, is_vocabulary, layer_of, open_member
 from geometry_bench.updates.decompositions import Factors, Sliced, factorise_kept, in_memory
 from geometry_bench.updates.lora import LowRank
-from geometry_bench.updates.safetensor import READABLE, Array32, slices
 from geometry_bench.updates.store import Store
 
 State = Literal["changed", "unchanged", "tied", "missing in start", "missing in end", "renamed", "reshaped", "skipped"]
@@ -222,7 +222,7 @@ def _pair(name: str, start: Checkpoint, end: Checkpoint, in_start: str | None, i
     for side, own in ((start, in_start), (end, in_end)):
         if side.stored(own).dtype not in READABLE:
             return Pair(name, in_start, in_end, None, "skipped", f"stored as {side.stored(own).dtype} in {side.name}")
-    if start.is_turned(in_start):
+    if start.is_transposed(in_start):
         return Pair(
             name, in_start, in_end, None, "skipped", "stored as (inputs, outputs), so its rows are no output side"
         )

@@ -12,21 +12,11 @@ import numpy as np
 
 from geometry_bench.claims.model import Case, Estimates
 from geometry_bench.claims.requests import SEED, WRAPPED, Classes, classes, notes, sets_of
+from geometry_bench.geometry.auroc import auroc, auroc_jackknife
 from geometry_bench.geometry.clusters import permuted_labels
 from geometry_bench.geometry.directions import Array
-from geometry_bench.geometry.separation import (
-    Rule,
-    Scorer,
-    auroc,
-    auroc_jackknife,
-    auroc_null,
-    closeness_scorer,
-    earliest_within,
-    held_out_auroc,
-    held_out_values,
-    outlier_scorer,
-    projection_scorer,
-)
+from geometry_bench.geometry.held_out import auroc_null, earliest_within, held_out_auroc, held_out_values
+from geometry_bench.geometry.scorers import Rule, Scorer, closeness_scorer, outlier_scorer, projection_scorer
 from geometry_bench.labs.memo import remembered
 from geometry_bench.labs.model import Lab
 from geometry_bench.records.estimates import VARIANTS, Curve, Estimate, Null, Variant

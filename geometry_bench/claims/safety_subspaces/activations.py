@@ -23,12 +23,12 @@ from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.groups import (
     GroupSums,
     Leading,
-    dealt_anew,
     group_sums,
     halves,
     leading,
     left_out,
     overlaps,
+    permuted,
     pooled_covariance,
 )
 from geometry_bench.geometry.resampling import jackknife_interval
@@ -53,7 +53,7 @@ EARLY = 5
 FEWEST_PROMPTS = 8
 SPLITS = 5
 SURROGATES = 50
-DEALS = 20
+PERMUTATIONS = 20
 
 
 def window(layers: int) -> range:
@@ -244,7 +244,7 @@ class Trio:
                 )
         return np.mean(one, axis=0), np.mean(two, axis=0)
 
-    def dealt_anew(self) -> Array:
+    def permuted(self) -> Array:
         """The difference of :func:`_difference` when groups are dealt anew among the sets, (draws,); centred: above Haar."""
         rows = []
         for block in self.window:
@@ -252,7 +252,7 @@ class Trio:
             if self.centred:
                 sums = sums.about_own_means()
             row = []
-            for dealt in dealt_anew(sums.sets, draws=DEALS, seed=SEED):
+            for dealt in permuted(sums.sets, draws=PERMUTATIONS, seed=SEED):
                 parts = [self.leading(sums, (dealt == number).astype(np.float64)) for number in range(3)]
                 pairs = [overlaps(parts[a], parts[b], sums.width) for a, b in _PAIRS]
                 row.append([(found - haar * self.centred).mean() for found, haar in pairs])
@@ -378,7 +378,7 @@ def _not_higher(lab: Lab, names: tuple[str, ...], choose: Choose, variant: Varia
             "profile": _profile(lab, found, _difference(np.moveaxis(overlap.mean(axis=2), 0, -1))),
             "difference": _over_shares(difference),
         },
-        null=Null.of("groups of topics dealt anew among the sets", trio.dealt_anew(), value),
+        null=Null.of("groups of topics dealt anew among the sets", trio.permuted(), value),
         details=details,
         notes=_notes(lab, names),
     )

@@ -18,8 +18,8 @@ from geometry_bench.claims.requests import SEED
 from geometry_bench.claims.universal_direction.mapped import (
     PENALTIES,
     cosines,
-    crossed,
-    crossed_null,
+    cross_fitted,
+    cross_fitted_null,
     deal_units,
     group_estimate,
     labelled,
@@ -30,9 +30,9 @@ from geometry_bench.claims.universal_direction.mapped import (
     without_each,
 )
 from geometry_bench.geometry.directions import Array
-from geometry_bench.geometry.mapped import crossed_cosines, crossed_with_shared
+from geometry_bench.geometry.mapped import cross_fitted_cosines, cross_fitted_with_shared
 from geometry_bench.geometry.resampling import jackknife_interval
-from geometry_bench.geometry.separation import contrast
+from geometry_bench.geometry.scorers import contrast
 from geometry_bench.geometry.transfer import mapped_null, null_cosine, universal_from_gram
 from geometry_bench.labs.group import GroupLab
 from geometry_bench.prompts.roles import ALIGNMENT
@@ -62,13 +62,13 @@ def _reference_cosine(group: GroupLab, variant: Variant, member: str) -> Estimat
     if variant == "published":
         rows, chance = cosines(group, variant), shuffled_cosines(group, variant)
     else:
-        rows, chance = (measure(group, with_each_other) for measure in (crossed, crossed_null))
+        rows, chance = (measure(group, with_each_other) for measure in (cross_fitted, cross_fitted_null))
     value, left_out = float(rows[0, at, place]), rows[1:, at, place]
 
     def at_depths(depth: float) -> float:
         if variant == "published":
             return float(cosines(group, variant, depth)[0, at, place])
-        return float(crossed(group, with_each_other, depth)[0, at, place])
+        return float(cross_fitted(group, with_each_other, depth)[0, at, place])
 
     any_contrast = shuffled_cosines(group, variant)[:, at, place]
     random = _random_directions(group, variant, member)
@@ -76,7 +76,7 @@ def _reference_cosine(group: GroupLab, variant: Variant, member: str) -> Estimat
         "same_prompts": float(cosines(group, variant)[0, at, place]),
         "any_contrast_mean": float(any_contrast.mean()),
         "any_contrast_high": float(np.quantile(any_contrast, 0.95)),
-        "halves_of_the_reference": float(crossed(group, with_each_other)[0, place, place]),
+        "halves_of_the_reference": float(cross_fitted(group, with_each_other)[0, place, place]),
         "random_directions_mean": float(random.mean()),
         "random_directions_high": float(np.quantile(random, 0.95)),
         "map_error": mapping(group, member, variant).choice.error,
@@ -97,12 +97,12 @@ def _random_directions(group: GroupLab, variant: Variant, member: str) -> Array:
 
 def with_each_other(place: int, inner: Array, first: Array, second: Array) -> Array:
     """Cosines of all members' directions of one half with those of the other."""
-    return crossed_cosines(inner, first, second)
+    return cross_fitted_cosines(inner, first, second)
 
 
 def with_shared_axis(place: int, inner: Array, first: Array, second: Array) -> Array:
     """Cosines of each member's direction of one half with the axis that the others share in the other half."""
-    return crossed_with_shared(inner, first, second, reference=place)
+    return cross_fitted_with_shared(inner, first, second, reference=place)
 
 
 def shared_axis(group: GroupLab, case: Case) -> Estimates:
@@ -123,12 +123,12 @@ def _shared_axis(group: GroupLab, variant: Variant, member: str) -> Estimate:
     def at_depths(depth: float) -> float:
         if variant == "published":
             return float(of(with_shared(cosines(group, variant, depth)[:1]))[0])
-        return float(of(crossed(group, with_shared_axis, depth))[0])
+        return float(of(cross_fitted(group, with_shared_axis, depth))[0])
 
     if variant == "published":
         rows, chance = of(with_shared(cosines(group, variant))), of(with_shared(shuffled_cosines(group, variant)))
     else:
-        rows, chance = (of(measure(group, with_shared_axis)) for measure in (crossed, crossed_null))
+        rows, chance = (of(measure(group, with_shared_axis)) for measure in (cross_fitted, cross_fitted_null))
     value, left_out = float(rows[0]), rows[1:]
     whole = universal_from_gram(cosines(group, variant)[0], place)
     details = {

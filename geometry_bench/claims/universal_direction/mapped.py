@@ -18,9 +18,9 @@ from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.clusters import leave_one_cluster_out, permuted_labels, split_halves
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.groups import deal_topics
-from geometry_bench.geometry.mapped import alike, direction_cosines, inner_products
+from geometry_bench.geometry.mapped import broadcast, direction_cosines, inner_products
 from geometry_bench.geometry.resampling import Interval
-from geometry_bench.geometry.separation import contrast, label_contrasts
+from geometry_bench.geometry.scorers import contrast, label_contrasts
 from geometry_bench.geometry.transfer import PenaltyChoice, RidgeMap, best_penalty, fit_ridge
 from geometry_bench.labs.group import GroupLab
 from geometry_bench.labs.memo import remembered
@@ -178,7 +178,7 @@ def cosines(group: GroupLab, variant: Variant, depth: float | None = None) -> Ar
 
 @remembered
 def _cosines(group: GroupLab, variant: Variant, depth: float) -> Array:
-    contrasts = alike(contrast(_left_out(group), labelled(group).labels), len(group.members))
+    contrasts = broadcast(contrast(_left_out(group), labelled(group).labels), len(group.members))
     return direction_cosines(products(group, variant, depth), contrasts)
 
 
@@ -193,36 +193,38 @@ def shuffled_labels(group: GroupLab, draws: int = DRAWS) -> NDArray[np.bool_]:
 def shuffled_cosines(group: GroupLab, variant: Variant) -> Array:
     """Cosines of the members' directions for any contrast of these prompts, (draws, members, members)."""
     drawn = label_contrasts(shuffled_labels(group), np.ones(len(labelled(group).labels)))
-    return direction_cosines(products(group, variant), alike(drawn, len(group.members)))
+    return direction_cosines(products(group, variant), broadcast(drawn, len(group.members)))
 
 
-Crossed = Callable[[int, Array, Array, Array], Array]
+CrossFitted = Callable[[int, Array, Array, Array], Array]
 """Place of the reference, products, contrasts of one half and of the other (draws, members, prompts) -> (draws, …)."""
 
 
-def crossed(group: GroupLab, statistic: Crossed, depth: float | None = None) -> Array:
+def cross_fitted(group: GroupLab, statistic: CrossFitted, depth: float | None = None) -> Array:
     """A statistic of directions from different halves, mean over splits and sides: whole and leaving units out."""
-    return _crossed(group, statistic, group.depth if depth is None else depth)
+    return _cross_fitted(group, statistic, group.depth if depth is None else depth)
 
 
 @remembered
-def _crossed(group: GroupLab, statistic: Crossed, depth: float) -> Array:
+def _cross_fitted(group: GroupLab, statistic: CrossFitted, depth: float) -> Array:
     labels = labelled(group).labels
     return _over_halves(group, statistic, depth, lambda half: contrast(_left_out(group) * half, labels))
 
 
 @remembered
-def crossed_null(group: GroupLab, statistic: Crossed) -> Array:
+def cross_fitted_null(group: GroupLab, statistic: CrossFitted) -> Array:
     """The same under labels swapped alike in all members: (draws, …)."""
     labels = shuffled_labels(group)
     return _over_halves(group, statistic, None, lambda half: label_contrasts(labels, half))
 
 
-def _over_halves(group: GroupLab, statistic: Crossed, depth: float | None, fitted: Callable[[Array], Array]) -> Array:
+def _over_halves(
+    group: GroupLab, statistic: CrossFitted, depth: float | None, fitted: Callable[[Array], Array]
+) -> Array:
     inner, members = products(group, "corrected", depth), len(group.members)
     halves = split_halves(labelled(group).labels, units(group), splits=SPLITS, seed=SEED)
     rows = [
-        statistic(group.place, inner, *(alike(fitted(half.astype(np.float64)), members) for half in pair))
+        statistic(group.place, inner, *(broadcast(fitted(half.astype(np.float64)), members) for half in pair))
         for first in halves
         for pair in ((first, ~first), (~first, first))
     ]

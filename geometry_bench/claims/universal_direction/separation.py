@@ -19,20 +19,13 @@ from geometry_bench.claims.universal_direction.mapped import (
     units,
     without_each,
 )
+from geometry_bench.geometry.auroc import auroc, auroc_jackknife
 from geometry_bench.geometry.directions import Array
-from geometry_bench.geometry.mapped import alike, shared_scorer, shared_scores
+from geometry_bench.geometry.held_out import held_out_auroc, held_out_values
+from geometry_bench.geometry.mapped import broadcast, shared_scorer, shared_scores
 from geometry_bench.geometry.resampling import Interval, jackknife_interval
-from geometry_bench.geometry.separation import (
-    Scorer,
-    auroc,
-    auroc_jackknife,
-    contrast,
-    held_out_auroc,
-    held_out_gap,
-    held_out_values,
-    projection_scorer,
-    threshold_gap,
-)
+from geometry_bench.geometry.scorers import Scorer, contrast, projection_scorer
+from geometry_bench.geometry.thresholds import held_out_gap, threshold_gap
 from geometry_bench.labs.group import GroupLab
 from geometry_bench.labs.memo import remembered
 from geometry_bench.published.alignment import alignment_group_of
@@ -43,7 +36,7 @@ AGREES = 0.5
 """Above this cosine a mapped direction is said to agree with the reference's."""
 
 FEW_DRAWS = 60
-DEALS = 20
+PERMUTATIONS = 20
 """Draws of nulls whose every draw is fitted anew."""
 
 
@@ -138,7 +131,7 @@ def no_global_threshold(group: GroupLab, case: Case) -> Estimates:
     places = range(len(group.members))
 
     def scorer(weights: Array) -> Array:
-        fitted = alike(contrast(weights, labels), len(places))
+        fitted = broadcast(contrast(weights, labels), len(places))
         scores = [shared_scores(inner, fitted, at, reference=group.place, leave_one_out=False) for at in places]
         return np.stack(scores, axis=1)
 
@@ -155,7 +148,7 @@ def no_global_threshold(group: GroupLab, case: Case) -> Estimates:
             seed=SEED,
         )
 
-    null = Null.of("scores of a request dealt anew to the members", [dealt() for _ in range(DEALS)], gap.gap)
+    null = Null.of("scores of a request dealt anew to the members", [dealt() for _ in range(PERMUTATIONS)], gap.gap)
     details = {"own_thresholds": gap.own, "one_threshold": gap.pooled, "in_sample": gap.in_sample}
     left = without_each(group, gap.leave_one_out)
     return {"corrected": group_estimate(group, None, gap.gap, gap.interval, left, null, details)}

@@ -20,8 +20,7 @@ from geometry_bench.errors import GeometryBenchError
 
 Array32 = NDArray[np.float32]
 
-_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
-          "U64": 8, "U32": 4, "U16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "C64": 8}  # fmt: skip
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 READABLE = (*_NUMPY, "BF16")
 """The stored types that are read as float32: without loss, but for float64, which is rounded to it."""
@@ -32,13 +31,14 @@ _LARGEST_HEADER = 100_000_000
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor as a file's header declares it; ``begin`` is its first byte, from the start of the file."""
+    """One tensor as a file's header declares it; ``begin``, its first byte, counts from the start of the file."""
 
     file: Path
     name: str
     dtype: str
     shape: tuple[int, ...]
     begin: int
+    bytes: int
 
     @property
     def rows(self) -> int:
@@ -50,17 +50,12 @@ class Stored:
         """Number of entries."""
         return math.prod(self.shape)
 
-    @property
-    def bytes(self) -> int:
-        """Number of bytes in the file."""
-        return self.size * _BYTES[self.dtype]
-
 
 def read_header(file: Path) -> Mapping[str, Stored]:
     """The tensors of a file, by name; no data are read.
 
     Raises:
-        GeometryBenchError: not a safetensors file, an unknown type, or a file that ends before its header or a tensor does.
+        GeometryBenchError: not a safetensors file, or one that ends before its header or a tensor does.
     """
     try:
         length = file.stat().st_size
@@ -86,11 +81,10 @@ def read_header(file: Path) -> Mapping[str, Stored]:
 
 def _stored(file: Path, name: str, entry: Mapping[str, Any], data: int) -> Stored:
     first, last = entry["data_offsets"]
-    tensor = Stored(file, name, str(entry["dtype"]), tuple(entry["shape"]), data + int(first))
-    if tensor.dtype not in _BYTES:
-        raise ValueError(f"its tensor {name} has the unknown type {tensor.dtype}")
-    if tensor.bytes != last - first:
-        raise ValueError(f"its tensor {name} has {last - first} bytes where its shape asks for {tensor.bytes}")
+    tensor = Stored(file, name, str(entry["dtype"]), tuple(entry["shape"]), data + int(first), int(last) - int(first))
+    asked = tensor.size * _BYTES.get(tensor.dtype, 0)
+    if tensor.bytes < 0 or (asked and tensor.bytes != asked):  # types that are not read as floats are taken on trust
+        raise ValueError(f"its tensor {name} has {tensor.bytes} bytes where its shape asks for {asked}")
     return tensor
 
 
