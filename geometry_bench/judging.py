@@ -60,12 +60,16 @@ class StoredBaselines:
 
     store: BaselineStore
     against: Found | None = None
+    _read: dict[tuple[str, str, str | None], Found | None] = field(default_factory=dict, repr=False)
 
     def of(self, name: str, revision: str, is_joint: bool, settings: str | None = None) -> Found | None:
-        """The baseline file."""
+        """The baseline file, each read once."""
         if self.against is not None and self.against.baseline.subject.is_joint == is_joint:
             return self.against
-        return self.store.find(name, revision, settings)
+        place = name, revision, settings
+        if place not in self._read:
+            self._read[place] = self.store.find(name, revision, settings)
+        return self._read[place]
 
     def others(self, name: str) -> Sequence[str]:
         """Revisions that have a file."""

@@ -85,6 +85,9 @@ def _subject_from_1(data: Data) -> Data:
     data = data | {key: None for key in settings if data.get(key) in ("mixed", "none")}
     if "members" not in data:
         return {"kind": "model", **data}
+    # The first panels named the revisions of their members alone.
+    members = {name: {"revision": one} if isinstance(one, str) else one for name, one in data["members"].items()}
+    data = data | {"members": members}
     kind = "group" if "reference" in data else "family" if data["id"].startswith("family/") else "panel"
     dropped = {"adapter_hash", *(["requested"] if kind != "group" else [])}
     return {"kind": kind, **{key: value for key, value in data.items() if key not in dropped}}
