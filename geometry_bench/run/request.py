@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from geometry_bench.claims.model import Claim
 from geometry_bench.claims.registry import CLAIMS, find_claim
@@ -14,7 +15,9 @@ from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.subjects.families import Family
 from geometry_bench.subjects.groups import DEPTH, Group
 from geometry_bench.subjects.spec import SubjectSpec
-from geometry_bench.subjects.subject import Subject
+
+if TYPE_CHECKING:
+    from geometry_bench.subjects.subject import Subject
 
 
 @dataclass(frozen=True)

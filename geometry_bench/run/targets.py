@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from geometry_bench.claims.model import Case, Claim, Scope
 from geometry_bench.labs.family import FamilyLab, family_inputs
@@ -31,7 +31,9 @@ from geometry_bench.records.facts import (
 from geometry_bench.records.measurement import Measurement
 from geometry_bench.subjects.families import Family
 from geometry_bench.subjects.spec import Identity, SubjectSpec
-from geometry_bench.subjects.subject import Subject
+
+if TYPE_CHECKING:
+    from geometry_bench.subjects.subject import Subject
 
 
 @dataclass(frozen=True)
