@@ -17,6 +17,7 @@ from geometry_bench.subjects.groups import DEPTH, Group
 from geometry_bench.subjects.spec import SubjectSpec
 
 if TYPE_CHECKING:
+    from geometry_bench.run.targets import Target
     from geometry_bench.subjects.subject import Subject
 
 
@@ -36,7 +37,8 @@ class Settings:
 class Request:
     """Everything that decides which cases are measured on what.
 
-    ``specs`` are models, ``live`` models in memory, ``publications`` ids of sources whose statements are audited.
+    ``specs`` are models, ``live`` models in memory, ``publications`` ids of sources whose statements are audited,
+    ``targets`` subjects of further kinds.
     """
 
     specs: tuple[SubjectSpec, ...] = ()
@@ -44,6 +46,7 @@ class Request:
     groups: tuple[Group, ...] = ()
     families: tuple[Family, ...] = ()
     publications: tuple[str, ...] = ()
+    targets: tuple[Target, ...] = ()
     claims: Mapping[str, Claim] = field(default_factory=lambda: CLAIMS)
     settings: Settings = field(default_factory=Settings)
 
