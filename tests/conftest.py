@@ -101,7 +101,7 @@ Bench = Callable[..., pytest.RunResult]
 
 @pytest.fixture
 def bench(pytester: pytest.Pytester, pack: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """Runs ``pytest benchmarks/test_safety_compassion.py`` with the small pack; keyword ``models`` are folders or ids."""
+    """Runs ``pytest`` on benchmarks (source A's unless ``files`` says so) with the small pack; ``models`` are folders or ids."""
     # Where these are set, pytest repeats each message untruncated in its last lines; tests count messages.
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.delenv("BUILD_NUMBER", raising=False)
@@ -110,25 +110,24 @@ def bench(pytester: pytest.Pytester, pack: Path, monkeypatch: pytest.MonkeyPatch
     import torch  # noqa: F401
     import transformers  # noqa: F401
 
-    import geometry_bench.activations.cache
-    import geometry_bench.activations.capture
-    import geometry_bench.claims.registry
-    import geometry_bench.options
-    import geometry_bench.records.outcomes
-    import geometry_bench.report.summary
-    import geometry_bench.run.run
-    import geometry_bench.subjects.load  # noqa: F401
+    import geometry_bench.cli.run
+    import geometry_bench.run.describe  # noqa: F401
     from geometry_bench.resources import data_root
 
     benchmarks = data_root() / "benchmarks"
 
-    def run(*arguments: object, models: tuple[object, ...] = (), subprocess: bool = False) -> pytest.RunResult:
+    def run(
+        *arguments: object,
+        models: tuple[object, ...] = (),
+        subprocess: bool = False,
+        files: str = "test_safety_compassion.py",
+    ) -> pytest.RunResult:
         runner = pytester.runpytest_subprocess if subprocess else pytester.runpytest_inprocess
         return runner(
             *("-c", os.devnull, "--rootdir", str(benchmarks), "-p", "no:cacheprovider", f"--prompts={pack}"),
             *(f"--model={model}" for model in models),
             *map(str, arguments),
-            str(benchmarks / "test_safety_compassion.py"),
+            str(benchmarks / files),
         )
 
     return run
