@@ -101,7 +101,7 @@ Bench = Callable[..., pytest.RunResult]
 
 @pytest.fixture
 def bench(pytester: pytest.Pytester, pack: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """Runs ``pytest`` on benchmarks (source A's unless ``files`` says so) with the small pack; ``models`` are folders or ids."""
+    """Runs ``pytest`` on benchmarks, source A's unless ``files`` says so, with the small pack; ``models`` name subjects."""
     # Where these are set, pytest repeats each message untruncated in its last lines; tests count messages.
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.delenv("BUILD_NUMBER", raising=False)

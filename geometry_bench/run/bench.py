@@ -72,6 +72,7 @@ class Bench:
     def write(self, measurement: Measurement, *, resumed: bool = False) -> None:
         """Keep a measurement, and write it unless it stands in the file of results already."""
         self.measurements.append(measurement)
+        self.session.know(measurement)
         if self.results is not None and not resumed:
             self.results.write(measurement)
 
@@ -80,8 +81,10 @@ class Bench:
         return judge_alone(measurement, self.comparisons, self.baselines, self.plan.claims)
 
     def judgements(self) -> list[Judgement]:
-        """All of them, judged together."""
-        return judge_run(self.measurements, self.baselines, self.plan.claims)
+        """All of them, judged together, in the plan's order whoever measured them."""
+        order = {task.place: number for number, task in enumerate(self.plan.tasks)}
+        measurements = sorted(self.measurements, key=lambda one: order[one.key, one.subject.id])
+        return judge_run(measurements, self.baselines, self.plan.claims)
 
     def update_baselines(self) -> list[Path]:
         """Store what ``--baseline-update`` asks for; returns the files that changed."""
