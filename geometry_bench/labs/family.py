@@ -71,6 +71,10 @@ class Reading:
     """Of the alignment's update."""
     energy: Mapping[tuple[str, Rule], Curves]
     overlap: Mapping[tuple[str, str], OverlapSweep]
+    total: Mapping[str, float]
+    """‖Δ‖² by task."""
+    uses: int = 1
+    """2 for an embedding that is the head too."""
 
     @property
     def kind(self) -> str:
@@ -157,7 +161,8 @@ class FamilyLab(Memo):
         for one in swept:
             moved |= {label for label, spectrum in one.spectra.items() if spectrum.rank}
             if all(pair in one.overlaps for pair in pairs):
-                readings.append(_reading(one))
+                heads = list(updates[ALIGNMENT].end.tied.values())
+                readings.append(_reading(one, 1 + heads.count(one.name)))
         for label, (first, last) in self.members(start).items():
             if label not in moved:
                 raise GeometryBenchError(
@@ -189,7 +194,7 @@ class FamilyLab(Memo):
         return tqdm(names, desc=label, unit="matrix", file=sys.stderr, disable=not shown, leave=False)
 
 
-def _reading(one: TensorSweep) -> Reading:
+def _reading(one: TensorSweep, uses: int) -> Reading:
     energy: dict[tuple[str, Rule], Curves] = {}
     rules: tuple[Rule, ...] = ("round", "floor")
     controlled = (ALIGNMENT, CONTROL) in one.overlaps
@@ -216,6 +221,8 @@ def _reading(one: TensorSweep) -> Reading:
         one.spectra[ALIGNMENT].rank,
         energy,
         {pair: overlap.mso(THRESHOLDS) for pair, overlap in about.items()},
+        {task: one.spectra[task].total for task, _ in energy},
+        uses,
     )
 
 

@@ -5,8 +5,9 @@ fine-tune − start. Subspaces are those of left singular vectors, matrix by mat
 Intervals leave out one block at a time (all tensors outside of blocks count as one more), since matrices of one block are
 not independent.
 
-The published variant takes k = max(1, round(ρ·min(M, N))) and three layers, as the source's procedure did; the corrected one
-takes all matrices and holds energies against the k/rows that counting dimensions alone gives.
+The published variant takes k = max(1, round(ρ·min(M, N))) and three layers, and pools energies over all tensors, as the
+source's procedure did: ‖PΔ‖² summed over ‖Δ‖² summed, a head that is the embedding counted twice. The corrected one takes
+means over all matrices and compares energies with the k/rows that counting dimensions alone gives.
 """
 
 from __future__ import annotations
@@ -132,9 +133,10 @@ def _energy(family: FamilyLab, start: str, task: str, variant: Variant) -> Estim
     outside = [one for one in every if one.layer is None]
 
     def excess(chosen: Sequence[Reading], basis: str = "top") -> Array:
-        """Mean over matrices of the energy beyond k/rows, (..., shares)."""
+        """Energy beyond k/rows, (..., shares): mean over matrices, or pooled as the source does."""
         curves = [one.energy[task, "round"] for one in chosen]
-        mean: Array = np.mean([getattr(curve, basis) - curve.expected for curve in curves], axis=0)
+        weights = [one.uses * one.total[task] for one in chosen] if variant == "published" else None
+        mean: Array = np.average([getattr(curve, basis) - curve.expected for curve in curves], axis=0, weights=weights)
         return mean
 
     def gap(chosen: Sequence[Reading]) -> float:
@@ -156,7 +158,7 @@ def _energy(family: FamilyLab, start: str, task: str, variant: Variant) -> Estim
         "control_excess": _control_excess(blocks),
         "alignment_rank": float(np.mean([one.rank for one in every])),
     }
-    curves = _curves(every, task)
+    curves = _curves(every, task, variant)
     if variant == "published":
         return _estimate(family, start, every, gap, null, details, curves)
     if not blocks:
@@ -170,15 +172,16 @@ def _control_excess(blocks: Sequence[Reading]) -> float | None:
     return float(np.mean([(curve.top - curve.expected)[_INNER] for curve in curves])) if curves else None
 
 
-def _curves(readings: Sequence[Reading], task: str) -> dict[str, Curve]:
-    """Mean energy kept at each ρ by every basis, with k rounded and, marked so, rounded down."""
+def _curves(readings: Sequence[Reading], task: str, variant: Variant) -> dict[str, Curve]:
+    """Energy kept at each ρ by every basis, pooled or its mean, with k rounded and, marked so, rounded down."""
+    weights = [one.uses * one.total[task] for one in readings] if variant == "published" else None
     found: dict[str, Curve] = {}
     marks: dict[Rule, str] = {"round": "", "floor": "_floor"}
     names = {"top": "top", "random_k": "random_k", "random": "random", "expected": "dimensions"}
     for rule, mark in marks.items():
         for basis, name in names.items():
             rows = [np.atleast_2d(getattr(one.energy[task, rule], basis)).mean(axis=0) for one in readings]
-            means = np.mean(rows, axis=0).tolist()
+            means = np.average(rows, axis=0, weights=weights).tolist()
             found[f"{name}{mark}"] = Curve.along("share of rank", dict(zip(SHARES, means, strict=True)))
     return found
 
