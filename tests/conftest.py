@@ -106,7 +106,9 @@ def bench(pytester: pytest.Pytester, pack: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.delenv("BUILD_NUMBER", raising=False)
 
-    # pytester forgets modules that the inner run imports; heavy ones cannot be imported twice.
+    # pytester forgets modules that the inner run imports; heavy ones cannot be imported twice, or take seconds.
+    import hypothesis.internal.detection
+    import hypothesis.statistics  # noqa: F401
     import torch  # noqa: F401
     import transformers  # noqa: F401
 

@@ -100,7 +100,7 @@ def test_the_sign_that_follows_the_alignment_method(method: str | None) -> None:
 
 # Does it agree with the published value?
 
-PUBLISHED = SUBJECT.model_copy(update={"name": "google/gemma-2-9b-it"})
+PUBLISHED = SUBJECT.model_copy(update={"name": "google/gemma-2-9b-it", "layers": 42})
 
 
 def judged_published(value: float | None, reported: float | None, pack: str = "", **fields: Any) -> Any:
@@ -142,8 +142,9 @@ def test_within_has_three_sides_and_a_claim_without_a_source_criterion_uses_its_
     assert "place in 0.2 to 0.6" in judged_published(0.1, 0.9, **within).sentence
 
 
-def test_nothing_is_reported_of_an_unpublished_subject() -> None:
-    one = measured(estimates={"published": estimate(0.5)})
+@pytest.mark.parametrize("change", [{"layers": 2}, {"name": "gemma-2-9b-it"}, {"name": "org/name"}])
+def test_a_published_subject_is_known_by_hub_id_and_depth_alone(change: dict[str, Any]) -> None:
+    one = measured(estimates={"published": estimate(0.5)}, subject=PUBLISHED.model_copy(update=change))
     assert judge_published(replace(CLAIM, reported=lambda *_: 0.5), one).reason is Reason.NONE_PUBLISHED
 
 
@@ -234,7 +235,7 @@ CHANGES = [
     ({"inputs": INPUTS.model_copy(update={"hash": "q"})}, "STALE", "the inputs are not those"),
     *(
         ({"inputs": INPUTS.model_copy(update={name: "x"})}, "INCOMPARABLE", f"{name} is x here, ")
-        for name in ("template_hash", "system_policy", "pooling", "site")
+        for name in ("template_hash", "system_policy", "pooling", "site", "tokens_hash")
     ),
     *(
         ({"subject": SUBJECT.model_copy(update={name: "x"})}, "INCOMPARABLE", f"{name} is x here, ")

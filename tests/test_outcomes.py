@@ -45,8 +45,14 @@ def judged(
         ("INCONCLUSIVE", "REGRESSION", "HOLDS", "failed", "REGRESSION"),
         ("NOT_APPLICABLE", "REGRESSION", "HOLDS", "failed", "REGRESSION"),
         ("FAILS", "NO_BASELINE", None, "failed", "the claim does not hold"),
-        ("FAILS", "STALE", "FAILS", "failed", "the claim does not hold"),
-        ("FAILS", "INCOMPARABLE", "FAILS", "failed", "the claim does not hold"),
+        ("FAILS", "STALE", "HOLDS", "failed", "the claim does not hold"),
+        (
+            "FAILS",
+            "INCOMPARABLE",
+            "FAILS",
+            "xfailed",
+            "FAILS here: value and interval (baseline FAILS: why it was stored)",
+        ),
         ("FAILS", "MATCH", "FAILS", "xfailed", "FAILS here: value and interval (baseline FAILS: why it was stored)"),
         ("FAILS", "DRIFT", "INCONCLUSIVE", "xfailed", "FAILS here"),
         ("HOLDS", "MATCH", "FAILS", "failed", "verdict flipped: family.claim on org/name was FAILS"),
@@ -75,9 +81,8 @@ def test_no_combination_hides_a_regression_and_only_what_holds_passes() -> None:
         kind = outcome_of(one).kind
         assert baseline is not BaselineVerdict.REGRESSION or kind == "failed"
         assert claim is ClaimVerdict.HOLDS or kind != "passed"
-        assert exit_code([one], (), faults=0, comparing=False) == (kind == "failed")
-        comparing = exit_code([one], (), faults=0, comparing=True)
-        assert comparing == (2 if baseline in NOT_COMPARED else kind == "failed")
+        assert exit_code([one]) == (kind == "failed")
+        assert exit_code([one], comparing=True) == (2 if baseline in NOT_COMPARED else kind == "failed")
         assert (comparison_code([one]) == 2) == (baseline in NOT_COMPARED)
 
 
@@ -96,9 +101,11 @@ def test_what_a_run_stores_it_does_not_report_as_a_failure() -> None:
 def test_exit_codes_of_a_run_and_of_a_comparison() -> None:
     clean, fails, moved = judged("HOLDS", "MATCH", "HOLDS"), judged("FAILS"), judged("HOLDS", "REGRESSION", "HOLDS")
     known, flipped = judged("FAILS", "MATCH", "FAILS"), judged("HOLDS", "MATCH", "FAILS")
-    assert exit_code([clean, known], (), faults=0, comparing=True) == 0
-    assert exit_code([clean, fails], (), faults=0, comparing=False) == 1
-    assert exit_code([clean, fails], (), faults=1, comparing=False) == 2  # bad input outweighs a claim that fails
+    assert exit_code([clean, known], comparing=True) == 0
+    assert exit_code([clean, fails]) == 1
+    assert exit_code([clean, fails], faults=1) == 2  # bad input outweighs a claim that fails
+    assert [exit_code([clean, one], comparing=True, require=True) for one in (known, judged("HOLDS"))] == [0, 2]
+    assert outcome_of(judged("HOLDS"), require=True).message.startswith("not compared: NO_BASELINE: family.claim")
     assert [comparison_code(one) for one in ([clean, known, fails], [clean, moved], [flipped], [fails], [])] == [
         0,
         1,
@@ -117,7 +124,7 @@ def test_many_warnings_of_a_kind_are_counted_together() -> None:
 
 def test_the_table_of_a_few_subjects_and_of_many() -> None:
     few = summary_tables([judged("HOLDS", "DRIFT", "HOLDS")]).splitlines()
-    assert few[0] == f"org/name ({'a' * 19}, 2 blocks × 16, float32, cpu, sdpa)"
+    assert few[0] == f"org/name ({'a' * 12}, 2 blocks × 16, float32, cpu, sdpa)"
     cells = ["family.claim", "+0.500 ± 0.020", "+0.10…+0.45 (p99)", "+0.51 REPRODUCED", "+0.400 DRIFT", "HOLDS"]
     assert few[3].split("  ") == cells
     shown = properties(judged("HOLDS", "DRIFT", "HOLDS"))

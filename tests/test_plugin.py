@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -112,7 +111,7 @@ def test_neither_torch_nor_transformers_is_imported_before_a_case_is_measured(
     arguments += ["-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
     heavy = ("torch", "transformers", "tokenizers")
     if not what.startswith("collecting"):  # every pytest run of an environment pays for what the plugin imports
-        heavy += ("numpy", "scipy", "pydantic")
+        heavy += ("scipy",)
     code = COLLECT.format(arguments=", ".join(map(repr, arguments)), heavy=heavy)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -129,12 +128,8 @@ def test_header_summary_junit_and_records(bench: Bench, tiny: Path, tmp_path: Pa
         *("-p", "no:benchmark", "--baselines", tmp_path / "base", "--alignment", f"{tiny}=DPO"),
         models=(tiny,),
     )
-    secular, tightest, _ = measured = load(results).measurements
-    assert [one.key for one in measured] == [
-        "compassion.secular_divergence",
-        "compassion.tightest_pair",
-        "safety.prompt_sensitivity[secular_divergence]",
-    ]
+    secular, tightest = measured = load(results).measurements
+    assert [one.key for one in measured] == ["compassion.secular_divergence", "compassion.tightest_pair"]
     shown = f"{tightest.estimate.value:+.3f} ± {tightest.estimate.error:.3f}"  # type: ignore[union-attr]
     found.stdout.re_match_lines(
         [
@@ -161,35 +156,29 @@ def test_header_summary_junit_and_records(bench: Bench, tiny: Path, tmp_path: Pa
 def test_a_resumed_run_measures_nothing_again_and_judges_anew(
     bench: Bench, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The model is not loaded; a method that is declared now decides the sign to expect."""
+    """The model is not loaded; the method that is declared now decides which sign is expected."""
     results = tmp_path / "results"
     options = ("--results", results, "--baselines", tmp_path / "base", "--activation-cache=off")
     signs = ("-k", f"{COSINES} or baseline_sign")
 
-    def refuse(*_: Any) -> None:
-        raise AssertionError("a model is loaded")
-
-    def sign() -> tuple[str, str]:
-        found = load(results)["safety.baseline_sign"].judgement
-        return str(found.claim.reason), str(found.measurement.subject.alignment)
+    def lines() -> list[str]:
+        return (results / "records.jsonl").read_text().splitlines()
 
     first = bench(*options, *signs, models=(tiny,))
-    before = (results / "records.jsonl").read_text()
-    assert sign() == ("alignment unknown", "None")
+    before = lines()
+    assert load(results)["safety.baseline_sign"].judgement.claim.reason is Reason.ALIGNMENT_UNKNOWN
     with monkeypatch.context() as patched:
-        patched.setattr("geometry_bench.subjects.load.load", refuse)
+        patched.setattr("geometry_bench.subjects.load.load", lambda *_: pytest.fail("a model is loaded"))
         again = bench(*options, *signs, "--resume", models=(tiny,))
-        assert again.parseoutcomes() == first.parseoutcomes()
-        assert (results / "records.jsonl").read_text() == before
-        declared = bench(*options, *signs, "--resume", f"--alignment={tiny}=SFT", models=(tiny,))
-        assert declared.parseoutcomes() != first.parseoutcomes()
-        assert sign()[0] != "alignment unknown"
-        assert sign()[1] == "SFT"
-    bench(*options, "-k", f"{COSINES} or tightest_pair", "--resume", models=(tiny,))
-    assert [one["claim"] for one in read_lines(results)][7:] == [*[f"compassion.{COSINES}"] * 0, *LATER]
-
-
-LATER: list[str] = []
+        assert (again.parseoutcomes(), lines()) == (first.parseoutcomes(), before)
+        bench(*options, *signs, "--resume", f"--alignment={tiny}=SFT", models=(tiny,))
+    signed = load(results)["safety.baseline_sign"]
+    assert signed.judgement.claim.reason is not Reason.ALIGNMENT_UNKNOWN
+    assert signed.measurement.subject.alignment == "SFT"
+    declared = lines()
+    assert declared[:7] == before
+    bench(*options, "-k", f"{COSINES} or tightest_pair", "--resume", f"--alignment={tiny}=SFT", models=(tiny,))
+    assert [json.loads(line)["claim"] for line in lines()[len(declared) :]] == ["compassion.tightest_pair"]
 
 
 # Baselines and exit codes
@@ -198,10 +187,6 @@ LATER: list[str] = []
 def stored(folder: Path) -> Path:
     (path,) = folder.glob("*/*/*.json")
     return path
-
-
-def verdicts(folder: Path, base: Path) -> list[str]:
-    return [str(one.judgement.baseline.verdict) for one in load(folder)]
 
 
 def test_the_life_of_a_baseline(bench: Bench, tiny: Path, edited: Path, tmp_path: Path) -> None:
@@ -241,25 +226,13 @@ def test_the_life_of_a_baseline(bench: Bench, tiny: Path, edited: Path, tmp_path
     assert stored(base).read_text() == before
 
 
-def test_known_failures_flips_and_unknown_failures(
-    bench: Bench, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base = tmp_path / "base"
-    options = ("-k", "tightest_pair", "--baselines", base, "-rx")
-
-    def planted(now: str, then: str = "FAILS") -> None:
-        """What is judged of the measurement, and of the stored one, which alone has another environment."""
-
-        def judge(claim: Any, one: Any) -> Answer[ClaimVerdict]:
-            return Answer(ClaimVerdict(now), Reason.CHECKED, {"sentence": "as planted"})
-
-        monkeypatch.setattr(judging, "judge_claim", judge)
-
-    planted("FAILS")
+def test_known_and_unknown_failures(bench: Bench, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("-k", "test_tightest_pair", "--baselines", tmp_path / "base", "-rx")
+    planted = Answer(ClaimVerdict.FAILS, Reason.CHECKED, {"sentence": "as planted"})
+    monkeypatch.setattr(judging, "judge_claim", lambda *_: planted)
     unknown = bench(*options, models=(tiny,))
     assert (unknown.ret, unknown.parseoutcomes()["failed"]) == (1, 1)
     unknown.stdout.fnmatch_lines(["the claim does not hold: compassion.tightest_pair on tiny: as planted"])
-
     bench(*options, "--baseline-update=new", "--update-reason", "a known weakness", models=(tiny,))
     known = bench(*options, models=(tiny,))
     assert (known.ret, known.parseoutcomes()["xfailed"]) == (0, 1)
