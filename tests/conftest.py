@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,29 @@ def bench(pytester: pytest.Pytester, pack: Path, monkeypatch: pytest.MonkeyPatch
         )
 
     return run
+
+
+class Shell:
+    """Calls ``geometry-bench`` as the installed script does, in this process: exit code, output, errors."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch, self.capfd = monkeypatch, capfd
+        monkeypatch.setenv("COLUMNS", "200")
+
+    def __call__(self, *arguments: object) -> tuple[int, str, str]:
+        from geometry_bench.cli import app
+
+        self.monkeypatch.setattr(sys, "argv", ["geometry-bench", *map(str, arguments)])
+        self.capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            app.main()
+        out, err = self.capfd.readouterr()
+        return int(end.value.code or 0), out, err
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(monkeypatch, capfd)
 
 
 def read_lines(folder: Path) -> list[dict[str, Any]]:
