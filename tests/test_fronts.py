@@ -12,6 +12,7 @@ from models import tiny_model
 import geometry_bench as gb
 from geometry_bench.records.measurement import Measurement
 from geometry_bench.run import execute
+from geometry_bench.subjects import load
 from geometry_bench.subjects.spec import SubjectSpec
 
 CLAIMS = ("compassion.tightest_pair", "safety.compassion_alignment", "safety.baseline_sign", "panel.alignment_method")
@@ -116,6 +117,24 @@ def test_ctrl_c_keeps_what_was_measured(
     assert shell(*run, "--results", tmp_path / "results", "--resume")[0] in (0, 1)
     assert len(gb.load(tmp_path / "results")) == 12
     assert len((tmp_path / "results" / "records.jsonl").read_text().splitlines()) == 12
+
+
+def test_a_group_is_measured_anew_when_its_members_are_declared_aligned_otherwise(
+    shell: Shell, tiny: Path, two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A regime is one of alignment methods: how the members are grouped decides what is measured, unlike a sign."""
+    loaded, real = [], load.load
+    monkeypatch.setattr(load, "load", lambda *arguments: loaded.append(arguments) or real(*arguments))
+    run = ("run", "--claim=universal.reference_cosine", f"--model={tiny}", f"--model={two}", f"--reference={tiny}")
+
+    def loads(*methods: str) -> int:
+        loaded.clear()
+        alignments = [f"--alignment={model}={method}" for model, method in zip((tiny, two), methods, strict=True)]
+        code, _, err = shell(*run, "--requests=8", *alignments, "--results", tmp_path / "results", "--resume")
+        assert code in (0, 1), err
+        return len(loaded)
+
+    assert [loads("SFT", "DPO"), loads("SFT", "RLHF"), loads("SFT", "SFT"), loads("SFT", "DPO")] == [2, 0, 2, 0]
 
 
 def test_exit_codes_of_run_and_compare(
