@@ -140,7 +140,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
 def test_a_folder_without_write_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    refusal(lambda: ResultsFile(tmp_path / "results"), "not writable")
+    refusal(lambda: ResultsFile(tmp_path / "results"), "records.jsonl cannot be written")
 
 
 def test_nothing_is_made_before_the_first_measurement(tmp_path: Path) -> None:

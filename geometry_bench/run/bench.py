@@ -51,6 +51,9 @@ class Bench:
         self.results = ResultsFile(self.output.results) if self.output.results else None
         store = BaselineStore.beside(self.output.baselines)
         self.baselines = StoredBaselines(store, against_of(self.output.against, store, self.plan))
+        for target in {task.target.id: task.target for task in self.plan.tasks}.values():
+            found = self.baselines.of(target.name, target.revision, target.is_joint)
+            _ = found and found.baseline  # a damaged one is told before anything is measured
         self.session = Session(self.plan, self._earlier())
         self.measurements: list[Measurement] = []
         self.chosen: frozenset[tuple[str, str]] | None = None
