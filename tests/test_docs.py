@@ -53,6 +53,9 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 COMMANDS = [pytest.param(words, id=f"{page}: {' '.join(words)}") for page, words in commands()]
 
 
+WITH_PYTHON = [page for page in PAGES if "python" in dict(fences(page))]
+
+
 @pytest.fixture
 def elsewhere(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with ``baselines``, as in a checkout, and the ``results`` of an earlier run; one cache for all."""

@@ -79,7 +79,7 @@ class Session:
         return self.done[place]
 
     def take(self, task: Task, measurement: Measurement) -> None:
-        """Take a measurement made elsewhere for a task; how the model was aligned is declared anew in each run."""
+        """Take a measurement made elsewhere for a task; how the model was aligned is declared by each run."""
         place, target, facts = task.place, task.target, measurement.subject
         same = True
         if (
@@ -94,7 +94,7 @@ class Session:
             self.resumed.add(place)
 
     def is_resumed(self, measurement: Measurement) -> bool:
-        """Whether the measurement stands already where it came from."""
+        """Whether the measurement is already in the file that it came from."""
         return (measurement.key, measurement.subject.id) in self.resumed
 
     def _measured(self, task: Task) -> Measurement:
@@ -184,7 +184,7 @@ class Session:
         )
 
     def close(self) -> None:
-        """Let the loaded model go."""
+        """Release the loaded model."""
         if self._held is not None:
             self._held.close()
             self._held = None

@@ -97,7 +97,7 @@ class Plan:
         return tuple(task for task in self.tasks if task.claim.id == claim.id)
 
     def key(self, task: Task) -> Key | None:
-        """What decides a task's measurement; None for one that is computed anew each time."""
+        """What decides a task's measurement; None for one that is always computed again."""
         return task.target.key(task.claim, task.case, self.prompts)
 
     def first(self, claim: str, target: Target) -> Task:
@@ -145,7 +145,7 @@ def publication_target(source: str) -> PublicationTarget:
 
 
 def _check_requests(settings: Settings) -> None:
-    """Sets that a user named are read at once, so that a fault in them is told before anything is measured."""
+    """Sets that a user named are read at once, so that a fault in them is reported before anything is measured."""
     drawn = {role for role, _ in settings.requests.sources}
     for role in sorted(drawn):
         settings.requests.load(role)

@@ -106,7 +106,7 @@ class Target(Protocol):
 
     @property
     def id(self) -> str:
-        """The subject as it stands in test ids."""
+        """The subject as in test ids."""
 
     @property
     def name(self) -> str:
@@ -120,7 +120,7 @@ class Target(Protocol):
         """The claim's cases on this subject."""
 
     def key(self, claim: Claim, case: Case, prompts: Prompts) -> Key | None:
-        """What decides the measurement; None for what is always computed anew."""
+        """What decides the measurement; None for what is always computed again."""
 
     def open(self, labs: Labs, claim: Claim) -> Any:
         """The lab that the claim's ``measure`` takes."""
