@@ -76,7 +76,8 @@ def test_every_command_parses(words: list[str], pytestconfig: pytest.Config) -> 
         if name.name == "run":
             for option in OPTIONS:
                 option.parsed(context.params[option.dest])
-            chosen_claims(tuple(context.params["claim"] or ()))
+            if not context.params["gb_claims"]:
+                chosen_claims(tuple(context.params["claim"] or ()))
     elif program == "pytest":
         _parse_for_pytest(given, pytestconfig)
     elif program == "make":

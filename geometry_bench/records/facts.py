@@ -64,6 +64,7 @@ class ModelFacts(_Settings):
     trust_remote_code: bool = False
     allow_pickle: bool = False
     unused_tensors: int = 0
+    notes: list[str] = Field(default_factory=list, description="what was skipped, guessed or substituted")
     requested: Requested = Requested()
     family: str | None = None
     role: str | None = None
@@ -182,10 +183,12 @@ class PromptInputs(_Inputs):
     pooling: str
     site: str
     depth: float | None = None
+    notes: list[str] = Field(default_factory=list, description="what was skipped, cut or substituted")
 
     def comparability(self) -> dict[str, Any]:
-        """Template, policy for system prompts, pooling and site."""
-        return {name: getattr(self, name) for name in ("template_hash", "system_policy", "pooling", "site")}
+        """Template, policy for system prompts, pooling, site and the tokens themselves."""
+        names = ("template_hash", "system_policy", "pooling", "site", "tokens_hash")
+        return {name: getattr(self, name) for name in names}
 
     def in_common(self) -> PromptInputs:
         """What several models' prompts have in common: all but what template and tokenizer make of them."""

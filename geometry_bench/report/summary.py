@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from tabulate import tabulate
 
+from geometry_bench.records.baselines import short_revision
 from geometry_bench.records.estimates import Estimate
 from geometry_bench.records.facts import Facts, ModelFacts, PublicationFacts
 from geometry_bench.records.judgement import BaselineVerdict, ClaimVerdict, Judgement
@@ -83,7 +84,7 @@ def _tables(by_subject: Mapping[str, Sequence[Judgement]]) -> str:
 def _subject_line(facts: Facts) -> str:
     if isinstance(facts, ModelFacts):
         size = f"{facts.layers} blocks × {facts.width}"
-        return ", ".join(map(str, (facts.revision[:19], size, facts.dtype, facts.device, facts.attention)))
+        return ", ".join(map(str, (short_revision(facts.revision), size, facts.dtype, facts.device, facts.attention)))
     return "its own reported values" if isinstance(facts, PublicationFacts) else f"{len(facts.members)} members"
 
 
@@ -120,6 +121,16 @@ def null_text(estimate: Estimate | None) -> str:
         return ""
     null = estimate.null
     return f"{null.low:+.2f}…{null.high:+.2f} (p{null.percentile:.0f})"
+
+
+def notes_of(judged: Sequence[Judgement]) -> list[str]:
+    """What was skipped, cut, guessed or substituted, once a subject."""
+    notes: dict[str, None] = {}
+    for one in judged:
+        subject, inputs = one.measurement.subject, one.measurement.inputs
+        found = [*getattr(subject, "notes", ()), *getattr(inputs, "notes", ())]
+        notes |= dict.fromkeys(f"{subject.id}: {note}" for note in found)
+    return list(notes)
 
 
 def counts_line(judged: Sequence[Judgement]) -> str:

@@ -37,9 +37,9 @@ DRAWS = 400
 Statistic = Callable[[Sequence[Reading]], float]
 
 
-def readings(family: FamilyLab, start: str) -> tuple[Reading, ...]:
-    """All matrices about a start; not applicable where the family lacks a member."""
-    lacking = family.lacks(start)
+def readings(family: FamilyLab, start: str, *labels: str) -> tuple[Reading, ...]:
+    """All matrices about a start; not applicable where the family lacks a member that one of these updates needs."""
+    lacking = family.lacks(start, *labels)
     if lacking is not None:
         raise NotApplicableError(
             Absence.NO_MEMBER,
@@ -53,8 +53,9 @@ def _stand_in(family: FamilyLab, start: str) -> str | None:
     if family.lacks(start) is not None:
         return None
     pairs = family.members(start)
-    tasks, aligned = pairs[TASKS[0]][0].name, pairs[ALIGNMENT][1].name
-    return None if tasks == aligned else f"fine-tunes start from {tasks}, not from {aligned}"
+    aligned = pairs[ALIGNMENT][1].name
+    other = next((pairs[task][0].name for task in TASKS if task in pairs and pairs[task][0].name != aligned), None)
+    return None if other is None else f"fine-tunes start from {other}, not from {aligned}"
 
 
 def percentile_layers(layers: int) -> tuple[int, ...]:
@@ -62,8 +63,8 @@ def percentile_layers(layers: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(min(int(share * layers), layers - 1) for share in PERCENTILES))
 
 
-def _chosen(family: FamilyLab, start: str, variant: Variant) -> list[Reading]:
-    every = readings(family, start)
+def _chosen(family: FamilyLab, start: str, variant: Variant, *labels: str) -> list[Reading]:
+    every = readings(family, start, *labels)
     if variant == "corrected":
         return list(every)
     blocks = {one.layer for one in every if one.layer is not None}
@@ -126,7 +127,7 @@ def energy_linear(family: FamilyLab, case: Case) -> Estimates:
 
 
 def _energy(family: FamilyLab, start: str, task: str, variant: Variant) -> Estimate:
-    every = list(readings(family, start))
+    every = list(readings(family, start, task))
     blocks = [one for one in every if one.layer is not None]
     outside = [one for one in every if one.layer is None]
 
@@ -189,7 +190,7 @@ def layer_restricted(family: FamilyLab, case: Case) -> Estimates:
 
 
 def _layer_restricted(family: FamilyLab, start: str, variant: Variant) -> Estimate:
-    chosen = [one for one in _chosen(family, start, variant) if one.layer is not None]
+    chosen = [one for one in _chosen(family, start, variant, *TASKS) if one.layer is not None]
     if not chosen:
         raise NotApplicableError(Absence.NO_MATRIX, "no matrix of a decoder block is changed by all updates")
 
@@ -229,7 +230,7 @@ def mso_above_random(family: FamilyLab, case: Case) -> Estimates:
 
 
 def _mso(family: FamilyLab, start: str, pair: tuple[str, str], variant: Variant) -> Estimate:
-    chosen = _chosen(family, start, variant)
+    chosen = _chosen(family, start, variant, *pair)
 
     def excess(matrices: Sequence[Reading]) -> float:
         return float(np.mean([one.overlap[pair].excess for one in matrices]))
@@ -265,7 +266,7 @@ def mso_order(family: FamilyLab, case: Case) -> Estimates:
 
 
 def _order(family: FamilyLab, start: str, variant: Variant) -> Estimate:
-    chosen = _chosen(family, start, variant)
+    chosen = _chosen(family, start, variant, *TASKS)
     measure = "overlap" if variant == "published" else "excess"
 
     def by_layer(matrices: Sequence[Reading]) -> Array:
