@@ -32,7 +32,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Case:
-    """One parameter set of a claim; ``key`` stands in the test id, empty where a claim has one case only."""
+    """One parameter set of a claim; ``key`` is part of the test id, empty where a claim has one case only."""
 
     key: str = ""
     parameters: tuple[str, ...] = ()

@@ -69,7 +69,7 @@ class Session:
         return self._done[task.place]
 
     def take(self, task: Task, measurement: Measurement) -> None:
-        """Take what was measured elsewhere for a task; how a model was aligned is declared anew in each run."""
+        """Take what was measured elsewhere for a task; how a model was aligned is declared by each run."""
         target, facts = task.target, measurement.subject
         declared = target.spec.alignment if isinstance(target, ModelTarget) else None
         if isinstance(facts, ModelFacts) and facts.alignment != declared:
@@ -80,7 +80,7 @@ class Session:
         self._done[task.place] = measurement
 
     def is_resumed(self, measurement: Measurement) -> bool:
-        """Whether the measurement stands as it is where it came from."""
+        """Whether the measurement is unchanged in the file that it came from."""
         return (measurement.key, measurement.subject.id) in self._resumed
 
     def _measured(self, task: Task) -> Measurement:
@@ -145,7 +145,7 @@ class Session:
         return self.measure(Task(found, target.cases(found)[0], target))
 
     def close(self) -> None:
-        """Let the loaded model go."""
+        """Release the loaded model."""
         if self._held is not None:
             self._held.close()
             self._held = None
