@@ -157,9 +157,7 @@ def test_zero_axis_is_undefined_not_zero() -> None:
     )
     estimate = measure("compassion.cross_tradition_cosine", lab, "agape-rahma")
     assert estimate.value is None
-    assert (
-        verdict("compassion.cross_tradition_cosine", estimate) is ClaimVerdict.NOT_APPLICABLE
-    )
+    assert verdict("compassion.cross_tradition_cosine", estimate) is ClaimVerdict.NOT_APPLICABLE
 
 
 @pytest.mark.parametrize(
