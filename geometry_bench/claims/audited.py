@@ -48,7 +48,6 @@ def examined(publication: Publication, case: Case) -> Estimates:
 CLAIMS: tuple[Claim, ...] = tuple(
     Claim(
         id=f"audit.{source}",
-        version=1,
         source=BY_ID[source],
         where="its statements",
         statement=f"What *{load_publication(source).title}* says agrees with the values that it reports.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from geometry_bench.published.alignment import AlignmentGroup, alignment_group_of
 from geometry_bench.records.estimates import Estimate
@@ -30,6 +30,7 @@ class Above:
 
     threshold: float = 0.0
     beyond_null: bool = True
+    sign: ClassVar[Literal[1, -1]] = 1
 
     @property
     def bounds(self) -> tuple[float, ...]:
@@ -37,31 +38,18 @@ class Above:
         return (self.threshold,)
 
     def __str__(self) -> str:
-        return _worded(f"> {self.threshold:g}", self.beyond_null)
+        return _worded(_side(self.sign, self.threshold), self.beyond_null)
 
     def judge(self, estimate: Estimate, method: str | None = None) -> Answer[ClaimVerdict]:
         """By value, interval and null."""
-        return _one_sided(1, self.threshold, self.beyond_null, estimate)
+        return _one_sided(self.sign, self.threshold, self.beyond_null, estimate)
 
 
 @dataclass(frozen=True)
-class Below:
+class Below(Above):
     """A value below ``threshold``, and with ``beyond_null`` below the central 90 % of its null too."""
 
-    threshold: float = 0.0
-    beyond_null: bool = True
-
-    @property
-    def bounds(self) -> tuple[float, ...]:
-        """The threshold."""
-        return (self.threshold,)
-
-    def __str__(self) -> str:
-        return _worded(f"< {self.threshold:g}", self.beyond_null)
-
-    def judge(self, estimate: Estimate, method: str | None = None) -> Answer[ClaimVerdict]:
-        """By value, interval and null."""
-        return _one_sided(-1, self.threshold, self.beyond_null, estimate)
+    sign: ClassVar[Literal[1, -1]] = -1
 
 
 @dataclass(frozen=True)
@@ -148,8 +136,12 @@ def _one_sided(sign: Literal[1, -1], threshold: float, beyond_null: bool, estima
         verdict, reason = ClaimVerdict.INCONCLUSIVE, Reason.INSIDE_NULL
     else:
         verdict, reason = ClaimVerdict.HOLDS, Reason.BEYOND_NULL
-    wanted = f"{'>' if sign == 1 else '<'} {threshold:g}"
+    wanted = _side(sign, threshold)
     return Answer(verdict, reason, {**interval_facts(estimate), **null_facts(estimate), "wanted": wanted})
+
+
+def _side(sign: Literal[1, -1], threshold: float) -> str:
+    return f"{'>' if sign == 1 else '<'} {threshold:g}"
 
 
 def _undefined(estimate: Estimate) -> Answer[ClaimVerdict]:

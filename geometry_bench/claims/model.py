@@ -51,12 +51,12 @@ class Claim:
     """
 
     id: str
-    version: int
     source: Source
     where: str
     statement: str
     measure: Callable[[Any, Case], Estimates]
     null: str
+    version: int = 1
     scope: Scope = "model"
     requires: Requirements = NO_PROMPTS
     cases: tuple[Case, ...] = (Case(),)

@@ -335,7 +335,16 @@ class Lab(Memo):
             bos_doubled_in_published=not all(self._same_tokens(name) for name in messages),
             pooling=", ".join(read),
             site="block_output",
+            notes=self._notes(prompts, required),
         )
+
+    def _notes(self, prompts: Sequence[Encoded], required: Requirements) -> list[str]:
+        cut = sum(prompt.truncated for prompt in prompts)
+        drawn = (self.request_settings.load(name) for name in required.sets)
+        return [
+            *([f"{cut} prompts shortened to fit the model's context"] if cut else []),
+            *dict.fromkeys(f"{of_set.name}: {note}" for of_set in drawn for note in of_set.notes),
+        ]
 
     def close(self) -> None:
         """Let the model and its activations go."""

@@ -67,6 +67,16 @@ class ChatFormat:
         self.injected_text: str | None = self._injected()
         self._bos: int | None = getattr(tokenizer, "bos_token_id", None)
         self.uses_bos = self._adds_bos()
+        self.notes: tuple[str, ...] = tuple(self._notes())
+        """What a reader of values must know of the format, one sentence each."""
+
+    def _notes(self) -> Iterator[str]:
+        if self._template is None:
+            yield f"no chat template: prompts are rendered in the declared format {self.name}"
+        if self.system_policy != "native":
+            yield f"no system role: policy {self.system_policy}"
+        if self.injected_text:
+            yield "the template adds a text of its own where no system message is given"
 
     # Text
 

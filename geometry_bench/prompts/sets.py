@@ -59,6 +59,8 @@ class RequestSet:
     revision: str
     column: str | None
     sampled: Sampled
+    notes: tuple[str, ...] = ()
+    """What was left out or guessed on reading, one sentence each."""
 
     def __len__(self) -> int:
         return len(self.requests)

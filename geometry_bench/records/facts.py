@@ -64,6 +64,7 @@ class ModelFacts(_Settings):
     trust_remote_code: bool = False
     allow_pickle: bool = False
     unused_tensors: int = 0
+    notes: list[str] = Field(default_factory=list, description="what was skipped, guessed or substituted")
     requested: Requested = Requested()
     family: str | None = None
     role: str | None = None
@@ -182,6 +183,7 @@ class PromptInputs(_Inputs):
     pooling: str
     site: str
     depth: float | None = None
+    notes: list[str] = Field(default_factory=list, description="what was skipped, cut or substituted")
 
     def comparability(self) -> dict[str, Any]:
         """Template, policy for system prompts, pooling and site."""

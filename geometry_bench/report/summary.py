@@ -122,6 +122,16 @@ def null_text(estimate: Estimate | None) -> str:
     return f"{null.low:+.2f}…{null.high:+.2f} (p{null.percentile:.0f})"
 
 
+def notes_of(judged: Sequence[Judgement]) -> list[str]:
+    """What was skipped, cut, guessed or substituted, once a subject."""
+    notes: dict[str, None] = {}
+    for one in judged:
+        subject, inputs = one.measurement.subject, one.measurement.inputs
+        found = [*getattr(subject, "notes", ()), *getattr(inputs, "notes", ())]
+        notes |= dict.fromkeys(f"{subject.id}: {note}" for note in found)
+    return list(notes)
+
+
 def counts_line(judged: Sequence[Judgement]) -> str:
     """How many cases hold, fail, are inconclusive or not applicable."""
     counts = Counter(str(one.claim.verdict) for one in judged)

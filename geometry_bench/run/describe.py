@@ -7,7 +7,7 @@ from pathlib import Path
 
 from geometry_bench.records.judgement import Judgement
 from geometry_bench.report.outcomes import warnings_of
-from geometry_bench.report.summary import counts_line, summary_tables
+from geometry_bench.report.summary import counts_line, notes_of, summary_tables
 from geometry_bench.run.bench import Bench
 from geometry_bench.run.targets import ModelTarget
 
@@ -50,9 +50,11 @@ def _member(target: ModelTarget) -> str:
 
 def closing(bench: Bench, judged: Sequence[Judgement], written: Sequence[Path], *, whole: bool) -> Iterator[str]:
     """Tables, counts, warnings, the files written."""
-    yield summary_tables(judged, whole=whole)
-    yield ""
-    yield counts_line(judged)
+    if judged:
+        yield summary_tables(judged, whole=whole)
+        yield ""
+        yield counts_line(judged)
+    yield from (f"note: {note}" for note in notes_of(judged))
     yield from (f"warning: {line}" for line in warnings_of(judged))
     yield from (f"baseline written: {path}" for path in written)
     if bench.output.update and not written:

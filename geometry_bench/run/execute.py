@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, TypeVar
 
-from geometry_bench.claims.model import Claim, Estimates
+from geometry_bench.claims.model import Estimates
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.labs.family import FamilyLab
-from geometry_bench.labs.group import GroupLab
 from geometry_bench.labs.model import Lab
-from geometry_bench.labs.panel import Panel
-from geometry_bench.labs.requirements import Wanted
+from geometry_bench.labs.requirements import Requirements, Wanted
 from geometry_bench.records.environment import environment
 from geometry_bench.records.facts import ModelFacts
 from geometry_bench.records.measurement import Absence, Measurement, Missing, NotApplicableError
 from geometry_bench.run.plan import Plan, Task
-from geometry_bench.run.targets import FamilyTarget, GroupTarget, Key, ModelTarget, PanelTarget
+from geometry_bench.run.targets import Key, ModelTarget, Target
 
 SEED = 0
 """What every draw of a run starts from."""
 
+L = TypeVar("L")
+
 
 class SubjectFailedError(GeometryBenchError):
     """A further case of a subject that could not be loaded."""
-
-
-class Sink(Protocol):
-    """Takes measurements as they come: a file, a list, a report."""
-
-    def write(self, measurement: Measurement) -> None:
-        """Keep one measurement."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +42,14 @@ class Session:
     """
 
     def __init__(self, plan: Plan, earlier: Iterable[Measurement] = ()) -> None:
-        self.plan = plan
+        self.plan, self.settings, self.prompts = plan, plan.settings, plan.prompts
         self._earlier = {Key.of(one): one for one in earlier}
-        self.done: dict[tuple[str, str], Measurement] = {}
-        self.resumed: set[tuple[str, str]] = set()
-        self._wanted = Wanted.by(plan.requirements)
+        self._done: dict[tuple[str, str], Measurement] = {}
+        self._resumed: set[tuple[str, str]] = set()
+        self._wanted = Wanted.by(plan.requirements())
         self._held: Lab | None = None
-        self._groups: dict[str, GroupLab] = {}
-        self._families: dict[str, FamilyLab] = {}
+        self._kept: dict[str, Any] = {}
         self._failed: set[str] = set()
-
-    # Measuring
 
     def measure(self, task: Task) -> Measurement:
         """The measurement of a task: measured now, or taken from the run that is resumed; made once.
@@ -68,34 +57,29 @@ class Session:
         Raises:
             GeometryBenchError: the subject cannot be loaded; a :class:`SubjectFailedError` for each task after the first.
         """
-        place = task.place
-        if place not in self.done:
-            key = self.plan.key(task)
+        if task.place not in self._done:
+            key = task.target.key(task.claim, task.case, self.prompts)
             known = self._earlier.get(key) if key is not None else None
-            if known is not None:
-                self.take(task, known)
+            if known is None:
+                self._done[task.place] = self._measured(task)
             else:
-                self.done[place] = self._measured(task)
-        return self.done[place]
+                self.take(task, known)
+        return self._done[task.place]
 
     def take(self, task: Task, measurement: Measurement) -> None:
-        """Take a measurement made elsewhere for a task; how the model was aligned is declared anew in each run."""
-        place, target, facts = task.place, task.target, measurement.subject
-        same = True
-        if (
-            isinstance(target, ModelTarget)
-            and isinstance(facts, ModelFacts)
-            and facts.alignment != target.spec.alignment
-        ):
-            declared = facts.model_copy(update={"alignment": target.spec.alignment})
-            measurement, same = measurement.model_copy(update={"subject": declared}), False
-        self.done[place] = measurement
-        if same:
-            self.resumed.add(place)
+        """Take what was measured elsewhere for a task; how a model was aligned is declared anew in each run."""
+        target, facts = task.target, measurement.subject
+        declared = target.spec.alignment if isinstance(target, ModelTarget) else None
+        if isinstance(facts, ModelFacts) and facts.alignment != declared:
+            facts = facts.model_copy(update={"alignment": declared})
+            measurement = measurement.model_copy(update={"subject": facts})
+        else:
+            self._resumed.add(task.place)
+        self._done[task.place] = measurement
 
     def is_resumed(self, measurement: Measurement) -> bool:
-        """Whether the measurement stands already where it came from."""
-        return (measurement.key, measurement.subject.id) in self.resumed
+        """Whether the measurement stands as it is where it came from."""
+        return (measurement.key, measurement.subject.id) in self._resumed
 
     def _measured(self, task: Task) -> Measurement:
         started, claim, target = time.perf_counter(), task.claim, task.target
@@ -106,13 +90,13 @@ class Session:
             claim_version=claim.version,
             case=task.case.key,
             subject=target.facts(lab),
-            inputs=target.inputs(lab, claim, self.plan.prompts),
+            inputs=target.inputs(lab, claim),
             estimates=dict(estimates),
             missing=missing,
             environment=environment(time.perf_counter() - started, SEED),
         )
 
-    # Labs
+    # What targets ask for to open their labs
 
     def model(self, target: ModelTarget) -> Lab:
         """The lab of a model, loaded; the one held before is closed.
@@ -137,51 +121,26 @@ class Session:
     def _lab(self, target: ModelTarget) -> Lab:
         from geometry_bench.activations.cache import Cache
 
-        settings, prompts = self.plan.settings, self.plan.prompts
-        return Lab(
-            target.spec,
-            target.identity,
-            prompts.pack,
-            settings.capture,
-            Cache(settings.cache_dir) if settings.cache else None,
-            requests=prompts.requests,
-            wanted=self._wanted,
-            subject=target.live,
-        )
+        settings, pack, requests = self.settings, self.prompts.pack, self.prompts.requests
+        cache = Cache(settings.cache_dir) if settings.cache else None
+        return Lab(target.spec, target.identity, pack, settings.capture, cache, requests, self._wanted, target.live)
 
-    def group(self, target: GroupTarget) -> GroupLab:
-        """The lab of a group, whose members are loaded when it is first asked for states."""
-        if target.id not in self._groups:
-            requires = [task.claim.requires for task in self.plan.tasks if task.target is target]
-            self._groups[target.id] = GroupLab(
-                tuple(target.members),
-                target.reference,
-                lambda member: self.model(target.members[member]),
-                requires[0].joined(requires[1:]),
-                self.plan.prompts.requests,
-                self.plan.prompts.depth,
-                ids={name: member.id for name, member in target.members.items()},
-            )
-        return self._groups[target.id]
+    def kept(self, target: Target, make: Callable[[], L]) -> L:
+        """A lab that is made once and kept."""
+        if target.id not in self._kept:
+            self._kept[target.id] = make()
+        lab: L = self._kept[target.id]
+        return lab
 
-    def family(self, target: FamilyTarget) -> FamilyLab:
-        """The lab of a family's weights."""
-        if target.id not in self._families:
-            from geometry_bench.updates.store import Store
+    def required(self, target: Target) -> Requirements:
+        """What all claims of the run read of a target together."""
+        first, *others = self.plan.requirements(target)
+        return first.joined(others)
 
-            settings = self.plan.settings
-            store = Store(settings.cache_dir) if settings.cache else None
-            self._families[target.id] = FamilyLab(target.family, store, progress=settings.capture.progress)
-        return self._families[target.id]
-
-    def panel(self, target: PanelTarget, claim: Claim) -> Panel:
-        """What a panel's claim reads of each member, measured now where it was not yet."""
-        return Panel(
-            {
-                member.id: {name: self.measure(self.plan.first(name, member)) for name in claim.reads}
-                for member in target.members
-            }
-        )
+    def first(self, claim: str, target: Target) -> Measurement:
+        """The measurement of a claim's first case on a target, made now where it was not yet."""
+        found = self.plan.claims[claim]
+        return self.measure(Task(found, target.cases(found)[0], target))
 
     def close(self) -> None:
         """Let the loaded model go."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.published.alignment import alignment_group_of
@@ -14,8 +15,10 @@ from geometry_bench.storage import digest_lines
 from geometry_bench.subjects.families import Family, embedded_specs
 from geometry_bench.subjects.groups import OF_THE_RUN, Group
 from geometry_bench.subjects.spec import Identity, SubjectSpec, resolve
-from geometry_bench.subjects.subject import Subject
 from geometry_bench.updates.checkpoint import revision_of
+
+if TYPE_CHECKING:
+    from geometry_bench.subjects.subject import Subject
 
 Checkpoint = tuple[str, str, str | None]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from geometry_bench.claims.model import Case, Claim, Scope
 from geometry_bench.claims.requests import Labelled
@@ -16,7 +15,7 @@ from geometry_bench.records.measurement import case_key
 from geometry_bench.resources import data_root
 from geometry_bench.run.pinning import Pinned
 from geometry_bench.run.request import Request, Settings
-from geometry_bench.run.targets import Key, PanelTarget, Prompts, PublicationTarget, Target
+from geometry_bench.run.targets import PanelTarget, Prompts, PublicationTarget, Target
 from geometry_bench.storage import digest_file
 
 SUPPLIED_BY: Mapping[Scope, str] = {
@@ -73,7 +72,7 @@ class Missing:
     @property
     def sentence(self) -> str:
         """What would supply a target."""
-        return SUPPLIED_BY[self.claim.scope]
+        return SUPPLIED_BY.get(self.claim.scope, f"it needs a {self.claim.scope}")
 
 
 @dataclass(frozen=True)
@@ -87,23 +86,14 @@ class Plan:
     settings: Settings
     claims: Mapping[str, Claim]
 
-    @cached_property
-    def requirements(self) -> tuple[Requirements, ...]:
-        """What the claims of the run read."""
-        return tuple({task.claim.id: task.claim.requires for task in self.tasks}.values())
+    def requirements(self, target: Target | None = None) -> tuple[Requirements, ...]:
+        """What the claims of the run read, of all targets or of one."""
+        tasks = (task for task in self.tasks if target is None or task.target is target)
+        return tuple({task.claim.id: task.claim.requires for task in tasks}.values())
 
     def of(self, claim: Claim) -> tuple[Task, ...]:
         """The tasks of a claim."""
         return tuple(task for task in self.tasks if task.claim.id == claim.id)
-
-    def key(self, task: Task) -> Key | None:
-        """What decides a task's measurement; None for one that is computed anew each time."""
-        return task.target.key(task.claim, task.case, self.prompts)
-
-    def first(self, claim: str, target: Target) -> Task:
-        """The first case of a claim on a target, which a panel reads."""
-        found = self.claims[claim]
-        return Task(found, target.cases(found)[0], target)
 
 
 def plan(request: Request) -> Plan:
@@ -116,24 +106,24 @@ def plan(request: Request) -> Plan:
     _check_requests(settings)
     prompts = Prompts(load_pack(settings.prompts), settings.requests, settings.depth)
     pinned = Pinned(request.specs, request.live, request.groups, request.families)
-    targets: dict[Scope, Sequence[Target]] = {
-        "model": tuple(pinned.models.values()),
-        "group": tuple(pinned.groups.values()),
-        "family": tuple(pinned.families.values()),
-        "publication": tuple(map(publication_target, request.publications)),
-        "panel": (PanelTarget(tuple(same[0] for same in pinned.checkpoints())),)
-        if len(pinned.checkpoints()) > 1
-        else (),
-    }
-    every = [target for scope in targets for target in targets[scope]]
+    checkpoints = [same[0] for same in pinned.checkpoints()]
+    targets: list[Target] = [
+        *pinned.models.values(),
+        *pinned.groups.values(),
+        *pinned.families.values(),
+        *map(publication_target, request.publications),
+        *request.targets,
+        *([PanelTarget(tuple(checkpoints))] if len(checkpoints) > 1 else []),
+    ]
     tasks = [
         Task(claim, case, target)
-        for target in every
+        for target in targets
         for claim in request.claims.values()
         if claim.scope == target.scope
         for case in target.cases(claim)
     ]
-    missing = tuple(Missing(claim) for claim in request.claims.values() if not targets[claim.scope])
+    supplied = {target.scope for target in targets}
+    missing = tuple(Missing(claim) for claim in request.claims.values() if claim.scope not in supplied)
     _check_unique(tasks)
     return Plan(tuple(tasks), missing, pinned, prompts, settings, request.claims)
 

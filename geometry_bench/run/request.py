@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from geometry_bench.claims.model import Claim
 from geometry_bench.claims.registry import CLAIMS, find_claim
@@ -14,7 +15,10 @@ from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.subjects.families import Family
 from geometry_bench.subjects.groups import DEPTH, Group
 from geometry_bench.subjects.spec import SubjectSpec
-from geometry_bench.subjects.subject import Subject
+
+if TYPE_CHECKING:
+    from geometry_bench.run.targets import Target
+    from geometry_bench.subjects.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class Settings:
 class Request:
     """Everything that decides which cases are measured on what.
 
-    ``specs`` are models, ``live`` models in memory, ``publications`` ids of sources whose statements are audited.
+    ``specs`` are models, ``live`` models in memory, ``publications`` ids of sources whose statements are audited,
+    ``targets`` subjects of further kinds.
     """
 
     specs: tuple[SubjectSpec, ...] = ()
@@ -41,6 +46,7 @@ class Request:
     groups: tuple[Group, ...] = ()
     families: tuple[Family, ...] = ()
     publications: tuple[str, ...] = ()
+    targets: tuple[Target, ...] = ()
     claims: Mapping[str, Claim] = field(default_factory=lambda: CLAIMS)
     settings: Settings = field(default_factory=Settings)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from geometry_bench.claims.model import Case, Claim, Scope
 from geometry_bench.labs.family import FamilyLab, family_inputs
 from geometry_bench.labs.group import GroupLab, group_hash
 from geometry_bench.labs.model import Lab
 from geometry_bench.labs.panel import Panel
+from geometry_bench.labs.requirements import Requirements
 from geometry_bench.prompts.pack import Pack
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.published.alignment import alignment_group_of
@@ -29,9 +30,14 @@ from geometry_bench.records.facts import (
     shared,
 )
 from geometry_bench.records.measurement import Measurement
+from geometry_bench.run.request import Settings
 from geometry_bench.subjects.families import Family
 from geometry_bench.subjects.spec import Identity, SubjectSpec
-from geometry_bench.subjects.subject import Subject
+
+if TYPE_CHECKING:
+    from geometry_bench.subjects.subject import Subject
+
+L = TypeVar("L")
 
 
 @dataclass(frozen=True)
@@ -52,29 +58,24 @@ class Key:
     case: str
     subject: str
     revision: str
-    adapter: str | None
-    requested: Requested | None
     inputs: str
+    adapter: str | None = None
+    requested: Requested | None = None
     alignment: tuple[str, ...] = ()
-    """Groups of alignment methods, where the measurement itself depends on them."""
+    """Groups of alignment methods by member, where the measurement itself depends on them."""
 
     @classmethod
     def of(cls, one: Measurement) -> Key:
         """The key of what was measured before."""
-        subject = one.subject
-        return cls(
-            one.claim,
-            one.claim_version,
-            one.case,
-            subject.id,
-            subject.revision,
-            subject.adapter_hash if isinstance(subject, ModelFacts) else None,
-            subject.requested if isinstance(subject, ModelFacts | GroupFacts) else None,
-            one.inputs.hash if one.inputs is not None else "",
-            _alignments({name: facts.alignment for name, facts in subject.members.items()})
-            if isinstance(subject, GroupFacts)
-            else (),
-        )
+        facts = one.subject
+        declared: dict[str, Any] = {}
+        if isinstance(facts, ModelFacts):
+            declared = {"adapter": facts.adapter_hash, "requested": facts.requested}
+        elif isinstance(facts, GroupFacts):
+            methods = {name: member.alignment for name, member in facts.members.items()}
+            declared = {"requested": facts.requested, "alignment": _alignments(methods)}
+        inputs = one.inputs.hash if one.inputs is not None else ""
+        return cls(one.claim, one.claim_version, one.case, facts.id, facts.revision, inputs, **declared)
 
 
 def _alignments(methods: Mapping[str, str | None]) -> tuple[str, ...]:
@@ -83,61 +84,80 @@ def _alignments(methods: Mapping[str, str | None]) -> tuple[str, ...]:
 
 
 class Labs(Protocol):
-    """Opens the labs of targets; one model is held at a time."""
+    """What a target may ask for to open its lab."""
+
+    settings: Settings
+    prompts: Prompts
 
     def model(self, target: ModelTarget) -> Lab:
-        """The lab of a model, loaded."""
+        """The lab of a model, loaded; the one held before may be closed."""
 
-    def group(self, target: GroupTarget) -> GroupLab:
-        """The lab of a group."""
+    def kept(self, target: Target, make: Callable[[], L]) -> L:
+        """A lab that is made once and kept."""
 
-    def family(self, target: FamilyTarget) -> FamilyLab:
-        """The lab of a family's weights."""
+    def required(self, target: Target) -> Requirements:
+        """What all claims of the run read of a target together."""
 
-    def panel(self, target: PanelTarget, claim: Claim) -> Panel:
-        """What was measured on the models of the run."""
+    def first(self, claim: str, target: Target) -> Measurement:
+        """The measurement of a claim's first case on another target."""
 
 
-class Target(Protocol):
-    """A subject of claims of one scope."""
+class Target:
+    """A subject of the claims of one scope.
+
+    Measurements go by ``id``, which stands in test ids too, and baselines by ``name`` and ``revision``.
+    """
 
     scope: ClassVar[Scope]
-    is_joint: ClassVar[bool]
-
-    @property
-    def id(self) -> str:
-        """The subject as it stands in test ids."""
+    is_joint: ClassVar[bool] = True
+    id: str
+    revision: str
 
     @property
     def name(self) -> str:
         """The name under which baselines are kept."""
-
-    @property
-    def revision(self) -> str:
-        """Commit or content hash."""
+        return self.id
 
     def cases(self, claim: Claim) -> tuple[Case, ...]:
         """The claim's cases on this subject."""
+        return claim.cases
 
     def key(self, claim: Claim, case: Case, prompts: Prompts) -> Key | None:
         """What decides the measurement; None for what is always computed anew."""
+        inputs = self.inputs_hash(claim, prompts)
+        return Key(claim.id, claim.version, case.key, self.id, self.revision, inputs, **self.declared())
+
+    def declared(self) -> dict[str, Any]:
+        """Further parts of the key."""
+        return {}
+
+    def inputs_hash(self, claim: Claim, prompts: Prompts) -> str:
+        """Content hash of the inputs, known before any lab is opened."""
+        raise NotImplementedError
 
     def open(self, labs: Labs, claim: Claim) -> Any:
         """The lab that the claim's ``measure`` takes."""
+        raise NotImplementedError
 
     def facts(self, lab: Any) -> Facts:
         """What the record says of the subject."""
+        raise NotImplementedError
 
-    def inputs(self, lab: Any, claim: Claim, prompts: Prompts) -> Inputs | None:
+    def inputs(self, lab: Any, claim: Claim) -> Inputs | None:
         """What the record says of the inputs."""
+        raise NotImplementedError
+
+
+# The methods below are those of Target.
+# ruff: noqa: D102
 
 
 @dataclass(frozen=True)
-class ModelTarget:
+class ModelTarget(Target):
     """One checkpoint, pinned; ``live`` where it is in memory already."""
 
-    scope: ClassVar[Scope] = "model"
-    is_joint: ClassVar[bool] = False
+    scope = "model"
+    is_joint = False
     id: str
     spec: SubjectSpec
     identity: Identity
@@ -145,12 +165,10 @@ class ModelTarget:
 
     @property
     def name(self) -> str:
-        """The checkpoint's own name, whatever the run calls it."""
         return self.identity.name
 
     @property
-    def revision(self) -> str:
-        """Commit or content hash."""
+    def revision(self) -> str:  # type: ignore[override]
         return self.identity.revision
 
     @property
@@ -163,198 +181,159 @@ class ModelTarget:
         """What was asked of the loader."""
         return Requested(dtype=self.spec.dtype, device=self.spec.device, attention=self.spec.attention)
 
-    def cases(self, claim: Claim) -> tuple[Case, ...]:
-        """The declared cases."""
-        return claim.cases
+    def declared(self) -> dict[str, Any]:
+        return {"adapter": self.identity.adapter_hash, "requested": self.requested}
 
-    def key(self, claim: Claim, case: Case, prompts: Prompts) -> Key:
-        """Revision, adapter, settings and prompts."""
-        inputs = claim.requires.inputs_hash(prompts.pack, prompts.requests)
-        _, revision, adapter = self.checkpoint
-        return Key(claim.id, claim.version, case.key, self.id, revision, adapter, self.requested, inputs)
+    def inputs_hash(self, claim: Claim, prompts: Prompts) -> str:
+        return claim.requires.inputs_hash(prompts.pack, prompts.requests)
 
     def open(self, labs: Labs, claim: Claim) -> Lab:
-        """The model, loaded."""
         return labs.model(self)
 
     def facts(self, lab: Lab) -> ModelFacts:
-        """Facts of the loaded model."""
         return lab.facts(self.id)
 
-    def inputs(self, lab: Lab, claim: Claim, prompts: Prompts) -> Inputs:
-        """The prompts as the model was given them."""
+    def inputs(self, lab: Lab, claim: Claim) -> Inputs:
         return lab.inputs(claim.requires)
 
 
 @dataclass(frozen=True)
-class GroupTarget:
+class GroupTarget(Target):
     """A group whose members are pinned, by their names in it; ``revision`` is a content hash of all that makes it."""
 
-    scope: ClassVar[Scope] = "group"
-    is_joint: ClassVar[bool] = True
+    scope = "group"
     id: str
     reference: str
     members: Mapping[str, ModelTarget]
     revision: str
 
-    @property
-    def name(self) -> str:
-        """Its id."""
-        return self.id
-
     def cases(self, claim: Claim) -> tuple[Case, ...]:
-        """The declared cases and those of members."""
         return claim.cases_of(tuple(self.members), self.reference)
 
-    def key(self, claim: Claim, case: Case, prompts: Prompts) -> Key:
-        """Revision, settings, prompts, and how the members were aligned."""
-        inputs = group_hash(claim.requires, prompts.requests, prompts.depth)
-        methods = _alignments({name: member.spec.alignment for name, member in self.members.items()})
-        return Key(claim.id, claim.version, case.key, self.id, self.revision, None, self._requested, inputs, methods)
-
     @property
-    def _requested(self) -> Requested:
+    def requested(self) -> Requested:
+        """What was asked of the loader."""
         return next(iter(self.members.values())).requested
 
+    def declared(self) -> dict[str, Any]:
+        methods = {name: member.spec.alignment for name, member in self.members.items()}
+        return {"requested": self.requested, "alignment": _alignments(methods)}
+
+    def inputs_hash(self, claim: Claim, prompts: Prompts) -> str:
+        return group_hash(claim.requires, prompts.requests, prompts.depth)
+
     def open(self, labs: Labs, claim: Claim) -> GroupLab:
-        """The group's lab, whose members are loaded when it is first asked for states."""
-        return labs.group(self)
+        members, ids = self.members, {name: member.id for name, member in self.members.items()}
+        return labs.kept(
+            self,
+            lambda: GroupLab(
+                tuple(members),
+                self.reference,
+                lambda member: labs.model(members[member]),
+                labs.required(self),
+                labs.prompts.requests,
+                labs.prompts.depth,
+                ids,
+            ),
+        )
 
     def facts(self, lab: GroupLab) -> GroupFacts:
-        """Facts of the group and its members."""
         members = {name: lab.facts(name) for name in lab.members}
         return GroupFacts(
             id=self.id,
-            name=self.id,
+            name=self.name,
             revision=self.revision,
             reference=self.reference,
             members={name: MemberFacts.of(facts, lab.block(name)) for name, facts in members.items()},
-            requested=self._requested,
+            requested=self.requested,
             **shared(members),
         )
 
-    def inputs(self, lab: GroupLab, claim: Claim, prompts: Prompts) -> Inputs:
-        """The requests as all members were given them."""
+    def inputs(self, lab: GroupLab, claim: Claim) -> Inputs:
         return lab.inputs(claim.requires)
 
 
 @dataclass(frozen=True)
-class FamilyTarget:
-    """A family whose weights are measured; ``revision`` is a content hash of its members' revisions and roles."""
+class FamilyTarget(Target):
+    """A family whose weights are measured; ``members`` gives their revisions, ``revision`` a content hash of them."""
 
-    scope: ClassVar[Scope] = "family"
-    is_joint: ClassVar[bool] = True
+    scope = "family"
     id: str
     family: Family
     members: Mapping[str, str]
-    """Member -> revision."""
     revision: str
 
-    @property
-    def name(self) -> str:
-        """Its id."""
-        return self.id
-
-    def cases(self, claim: Claim) -> tuple[Case, ...]:
-        """The declared cases."""
-        return claim.cases
-
-    def key(self, claim: Claim, case: Case, prompts: Prompts) -> Key:
-        """Revision, and the grids on which updates are compared."""
-        inputs = family_inputs(self.members).hash
-        return Key(claim.id, claim.version, case.key, self.id, self.revision, None, None, inputs)
+    def inputs_hash(self, claim: Claim, prompts: Prompts) -> str:
+        return family_inputs(self.members).hash
 
     def open(self, labs: Labs, claim: Claim) -> FamilyLab:
-        """The lab of the family's weights."""
-        return labs.family(self)
+        from geometry_bench.updates.store import Store
+
+        settings = labs.settings
+        store = Store(settings.cache_dir) if settings.cache else None
+        return labs.kept(self, lambda: FamilyLab(self.family, store, progress=settings.capture.progress))
 
     def facts(self, lab: FamilyLab) -> FamilyFacts:
-        """Facts of the family; differences are taken in float32 whatever the files hold."""
-        dtype = "float32"
+        dtype = "float32"  # differences are taken in it whatever the files hold
         members = {
-            member.name: MemberFacts(
-                revision=self.members[member.name], role=member.role, parent=member.parent, dtype=dtype
-            )
-            for member in self.family.members
+            one.name: MemberFacts(revision=self.members[one.name], role=one.role, parent=one.parent, dtype=dtype)
+            for one in self.family.members
         }
-        return FamilyFacts(id=self.id, name=self.id, revision=self.revision, members=members, dtype=dtype)
+        return FamilyFacts(id=self.id, name=self.name, revision=self.revision, members=members, dtype=dtype)
 
-    def inputs(self, lab: FamilyLab, claim: Claim, prompts: Prompts) -> Inputs:
-        """The grids, since there are no prompts."""
+    def inputs(self, lab: FamilyLab, claim: Claim) -> Inputs:
         return family_inputs(self.members)
 
 
 @dataclass(frozen=True)
-class PanelTarget:
-    """All models of a run, each checkpoint once."""
+class PanelTarget(Target):
+    """All models of a run, each checkpoint once: what was measured on them is the lab."""
 
-    scope: ClassVar[Scope] = "panel"
-    is_joint: ClassVar[bool] = True
+    scope = "panel"
     members: tuple[ModelTarget, ...]
     id: str = "panel"
 
     @property
-    def name(self) -> str:
-        """Its id."""
-        return self.id
-
-    @property
-    def revision(self) -> str:
-        """Content hash of the members' revisions."""
+    def revision(self) -> str:  # type: ignore[override]
         return panel_revision({member.id: member.revision for member in self.members})
 
-    def cases(self, claim: Claim) -> tuple[Case, ...]:
-        """The declared cases."""
-        return claim.cases
-
     def key(self, claim: Claim, case: Case, prompts: Prompts) -> None:
-        """Computed from other measurements each time."""
         return None
 
     def open(self, labs: Labs, claim: Claim) -> Panel:
-        """What was measured on the members."""
-        return labs.panel(self, claim)
+        return Panel({member.id: {name: labs.first(name, member) for name in claim.reads} for member in self.members})
 
     def facts(self, lab: Panel) -> Facts:
-        """Facts of the panel."""
         return lab.facts()
 
-    def inputs(self, lab: Panel, claim: Claim, prompts: Prompts) -> Inputs | None:
-        """What the members' prompts have in common."""
+    def inputs(self, lab: Panel, claim: Claim) -> Inputs | None:
         return lab.inputs()
 
 
 @dataclass(frozen=True)
-class PublicationTarget:
-    """A publication, held against its own reported values; ``revision`` is the hash of their file."""
+class PublicationTarget(Target):
+    """A publication, which is its own lab; ``revision`` is the hash of the file of its reported values."""
 
-    scope: ClassVar[Scope] = "publication"
-    is_joint: ClassVar[bool] = True
+    scope = "publication"
     id: str
     publication: Publication
     revision: str
 
     @property
     def name(self) -> str:
-        """The name under which baselines are kept."""
         return f"publication/{self.id}"
 
     def cases(self, claim: Claim) -> tuple[Case, ...]:
-        """The statements, where the claim is about this publication."""
         return claim.cases if claim.source.id == self.id else ()
 
-    def key(self, claim: Claim, case: Case, prompts: Prompts) -> Key:
-        """The file of reported values."""
-        return Key(claim.id, claim.version, case.key, self.id, self.revision, None, None, self.revision)
+    def inputs_hash(self, claim: Claim, prompts: Prompts) -> str:
+        return self.revision
 
     def open(self, labs: Labs, claim: Claim) -> Publication:
-        """The reported values."""
         return self.publication
 
-    def facts(self, lab: Any) -> PublicationFacts:
-        """Facts of the publication."""
+    def facts(self, lab: Publication) -> PublicationFacts:
         return PublicationFacts(id=self.id, name=self.name, revision=self.revision)
 
-    def inputs(self, lab: Any, claim: Claim, prompts: Prompts) -> Inputs:
-        """The file of reported values."""
+    def inputs(self, lab: Publication, claim: Claim) -> Inputs:
         return PublicationInputs(hash=self.revision)

@@ -45,6 +45,7 @@ class Subject:
         *,
         tokenizer_hash: str,
         unused_tensors: tuple[str, ...] = (),
+        notes: tuple[str, ...] = (),
     ) -> None:
         self.spec = spec
         self.identity = identity
@@ -55,6 +56,8 @@ class Subject:
         self.blocks = find_blocks(model)
         self.tokenizer_hash = tokenizer_hash
         self.unused_tensors = unused_tensors
+        self.notes = (*notes, *chat.notes)
+        """What was skipped, guessed or substituted, one sentence each: a record holds them, a run prints them."""
         embedding = cast(nn.Module, cast(Any, self.backbone).get_input_embeddings())
         weight = next(embedding.parameters())
         self.device: torch.device = input_device(self.backbone)
@@ -94,6 +97,7 @@ class Subject:
         *,
         tokenizer_hash: str,
         unused_tensors: tuple[str, ...] = (),
+        notes: tuple[str, ...] = (),
     ) -> Subject:
         """A subject whose blocks have passed the self-check on one short prompt; raises as that does.
 
@@ -103,7 +107,14 @@ class Subject:
         identity = replace(identity, layers=int(text.num_hidden_layers), width=int(text.hidden_size))
         chat = ChatFormat(tokenizer, max_length=position_limit(text, tokenizer))
         subject = cls(
-            spec, identity, model, tokenizer, chat, tokenizer_hash=tokenizer_hash, unused_tensors=unused_tensors
+            spec,
+            identity,
+            model,
+            tokenizer,
+            chat,
+            tokenizer_hash=tokenizer_hash,
+            unused_tensors=unused_tensors,
+            notes=notes,
         )
         system = "" if chat.system_policy == "not_applicable" else _CHECK_SYSTEM
         ids = chat.encode(system, _CHECK_USER).ids
@@ -152,6 +163,7 @@ class Subject:
             "trust_remote_code": self.spec.trust_remote_code,
             "allow_pickle": self.spec.allow_pickle,
             "unused_tensors": len(self.unused_tensors),
+            "notes": list(self.notes),
         }
 
     @contextmanager

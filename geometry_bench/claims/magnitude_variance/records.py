@@ -28,7 +28,6 @@ _SETS = tuple(dict.fromkeys([*sets_of("published"), *sets_of("corrected")]))
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="magnitude.peak_depth",
-        version=1,
         source=MAGNITUDE_VARIANCE,
         where="L2 distance of the class means by layer",
         statement="Safe and harmful requests lie farthest apart at 60 to 70 % of the depth.",
@@ -43,7 +42,6 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="magnitude.parallel_means",
-        version=1,
         source=MAGNITUDE_VARIANCE,
         where="cosine of the class means by layer",
         statement="Means of safe and harmful requests stay parallel (cosine above 0.99) until the last layers; centred: "
@@ -61,7 +59,6 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="magnitude.variance_inversion",
-        version=1,
         source=MAGNITUDE_VARIANCE,
         where="variance per class at the peak layer",
         statement="Harmful requests lie closer together than safe ones: the variance of safe over that of harmful ones is "
@@ -77,7 +74,6 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="magnitude.norm_gap",
-        version=1,
         source=MAGNITUDE_VARIANCE,
         where="norms of the two classes by layer",
         statement="Activations of safe requests are larger than those of harmful ones until the last layers.",
@@ -89,7 +85,6 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="detection.early",
-        version=1,
         source=MAGNITUDE_VARIANCE,
         where="proposal: early detection as convergence",
         statement="Harm can be detected early: a third of the way through, harmful requests are told from safe ones by "

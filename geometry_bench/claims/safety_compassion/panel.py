@@ -121,7 +121,6 @@ def alignment_method(panel: Panel, case: Case) -> Estimates:
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="panel.alignment_method",
-        version=1,
         source=SAFETY_COMPASSION,
         where="discussion of alignment methods",
         statement="Subjects trained by DPO or RLHF lie below supervised ones on safety-baseline, and high safety-compassion "

@@ -35,7 +35,6 @@ CONTROLS_NULL = "axes of unrelated system prompts of matched length against the 
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="compassion.cross_tradition_cosine",
-        version=1,
         source=SAFETY_COMPASSION,
         where="cross-tradition table, final block",
         statement="Axes of any two contemplative traditions have a positive cosine.",
@@ -47,7 +46,6 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="compassion.secular_divergence",
-        version=1,
         source=SAFETY_COMPASSION,
         where="cross-tradition table, secular column",
         statement="Secular empathy stands apart from the contemplative cluster: its axis is farther from the traditions "
@@ -59,7 +57,6 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="compassion.tightest_pair",
-        version=1,
         source=SAFETY_COMPASSION,
         where="discussion of the cross-tradition table",
         statement="One pair of traditions is closest, and which one depends on the model.",
@@ -72,7 +69,6 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="compassion.unified_axis",
-        version=1,
         source=SAFETY_COMPASSION,
         where="unified axis (Apertus)",
         statement="The mean contemplative axis represents each tradition.",
@@ -84,7 +80,6 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="safety.compassion_alignment",
-        version=1,
         source=SAFETY_COMPASSION,
         where="safety table, safety-compassion column",
         statement="The safety axis is partly aligned with the compassion axis.",
@@ -95,7 +90,6 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="safety.tradition_alignment",
-        version=1,
         source=SAFETY_COMPASSION,
         where="follows from the safety table for the other traditions",
         statement="The safety axis is partly aligned with the axis of each other tradition and with their mean.",
@@ -106,7 +100,6 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="safety.baseline_sign",
-        version=1,
         source=SAFETY_COMPASSION,
         where="safety table, safety-baseline column",
         statement="Safety opposes the model's default after DPO or RLHF, and does not after supervised fine-tuning alone.",
@@ -119,7 +112,6 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="safety.strict_agreement",
-        version=1,
         source=SAFETY_COMPASSION,
         where="safety axes",
         statement="A moderate and a strict safety prompt give one direction.",
@@ -130,7 +122,6 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="safety.layer_profile",
-        version=1,
         source=SAFETY_COMPASSION,
         where="per-layer safety-baseline figures",
         statement="The sign of safety-baseline is the same over the analysis layers; the last block makes the largest step.",
@@ -143,7 +134,6 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="safety.dimensionality",
-        version=1,
         source=SAFETY_COMPASSION,
         where="open question of the discussion",
         statement="Safety is closer to one direction than unrelated instructions are: axes of many safety prompts share a "
@@ -157,7 +147,6 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="safety.prompt_sensitivity",
-        version=1,
         source=SAFETY_COMPASSION,
         where="companion note on mantras",
         statement="The figure keeps its sign without any one message, on the other set, and without opening formulas.",

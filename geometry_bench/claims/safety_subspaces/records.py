@@ -29,7 +29,6 @@ _CHAT: dict[str, Any] = {
 ACTIVATION_CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="activations.mso_above_random",
-        version=1,
         source=SAFETY_SUBSPACES,
         where="overlap of activation subspaces by η, averaged over the window of layers",
         statement="Activations of useful and harmful requests, and of two kinds of harmful requests, overlap more than "
@@ -44,7 +43,6 @@ ACTIVATION_CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="activations.harmful_pair_not_higher",
-        version=1,
         source=SAFETY_SUBSPACES,
         where="order of the overlaps by η, averaged over the window of layers",
         statement="Two harmful sets do not overlap more than a harmful and a useful one.",
@@ -57,7 +55,6 @@ ACTIVATION_CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="activations.early_tokens",
-        version=1,
         source=SAFETY_SUBSPACES,
         where="the same for early token windows",
         statement=f"The same in the first {activations.EARLY} tokens in which requests differ.",
@@ -71,7 +68,6 @@ ACTIVATION_CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="activations.refusal_counterpart",
-        version=1,
         source=SAFETY_SUBSPACES,
         where="the same with refusal-style benign prompts",
         statement="Two harmful sets do not overlap more than a harmful one and benign requests that look harmful.",
@@ -102,7 +98,6 @@ def _pair_cases(start: str) -> tuple[Case, ...]:
 WEIGHT_CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="weights.energy_linear",
-        version=1,
         source=SAFETY_SUBSPACES,
         where="figures of the energy kept over the SVD fraction",
         statement="The energy of a fine-tuning update that a subspace keeps grows with its dimension alone: Top-K "
@@ -118,7 +113,6 @@ WEIGHT_CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="weights.mso_above_random",
-        version=1,
         source=SAFETY_SUBSPACES,
         where="figures of MSO between updates",
         statement="Useful, harmful and alignment updates overlap pairwise more than random subspaces of their "
@@ -132,7 +126,6 @@ WEIGHT_CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="weights.mso_order",
-        version=1,
         source=SAFETY_SUBSPACES,
         where="figures of MSO between updates",
         statement="The harmful update never overlaps most with the alignment update: another pair overlaps more.",
@@ -147,7 +140,6 @@ WEIGHT_CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="weights.layer_restricted",
-        version=1,
         source=SAFETY_SUBSPACES,
         where="appendix: projections of single layers",
         statement="No single layer's Top-K directions tell a harmful update from a useful one: the energies that they keep "
@@ -163,7 +155,6 @@ WEIGHT_CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="weights.dpo",
-        version=1,
         source=SAFETY_SUBSPACES,
         where="appendix: safety tuning by DPO",
         statement="With safety tuning by DPO too, updates overlap pairwise more than random subspaces do.",

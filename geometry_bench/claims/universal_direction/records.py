@@ -51,7 +51,6 @@ _GROUP: dict[str, Any] = {
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="universal.reference_cosine",
-        version=1,
         source=UNIVERSAL_DIRECTION,
         where="figure 7: cosines of mapped directions",
         statement="Unsafe directions of other models, mapped into the reference's space, agree with the reference's own "
@@ -66,7 +65,6 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="universal.shared_axis",
-        version=1,
         source=UNIVERSAL_DIRECTION,
         where="figure 7, column of the universal direction",
         statement="Mapped unsafe directions cluster about one shared axis.",
@@ -79,7 +77,6 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="universal.auroc",
-        version=1,
         source=UNIVERSAL_DIRECTION,
         where="table of AUROC by model",
         statement="The shared direction separates harmful from safe requests as well as a model's own direction, or better "
@@ -94,7 +91,6 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="universal.alignment_error",
-        version=1,
         source=UNIVERSAL_DIRECTION,
         where="relative error of the maps by λ",
         statement="A moderate penalty gives the map of least error: by 0.01 or more below either end of the grid.",
@@ -108,7 +104,6 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="universal.no_global_threshold",
-        version=1,
         source=UNIVERSAL_DIRECTION,
         where="discussion of thresholds",
         statement="No one threshold on the shared direction serves all models: thresholds of their own do better.",
@@ -119,7 +114,6 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="universal.regime_break",
-        version=1,
         source=UNIVERSAL_DIRECTION,
         where="LLaMA2-13B in the table of AUROC",
         statement="Where alignment regimes differ, a model's mapped direction can have a high cosine with the reference's "
