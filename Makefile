@@ -28,7 +28,7 @@ help:
 
 # One thread a worker: more of them than cores slow small matrix products down.
 FAMILIES := llama-d64 llama-d80 neox-d64 neox-d96
-BENCH := OMP_NUM_THREADS=1 $(PYTEST) benchmarks --ignore=benchmarks/performance --results $(RESULTS) -q -rx -n $(JOBS)
+BENCH := OMP_NUM_THREADS=1 $(PYTEST) benchmarks --results $(RESULTS) -q -rx -n $(JOBS)
 
 bench: $(VENV)/.installed-test
 	$(BENCH) $(foreach family,$(FAMILIES),--model zoo/$(family)/base --model zoo/$(family)/aligned) \

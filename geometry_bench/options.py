@@ -6,7 +6,7 @@ Every pytest run of an environment declares them, so that nothing heavy is impor
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -201,6 +201,18 @@ OPTIONS: tuple[Option, ...] = (
         "--against", "Compare with another subject's stored baseline, such as a fine-tune with its parent.", "SUBJECT"
     ),
     Option(
+        "--require-comparison",
+        "Fail a case that cannot be compared with a baseline: none stored, other inputs, other settings.",
+        kind="flag",
+    ),
+    Option(
+        "--name",
+        "What a local folder is called in records, baselines and published values, as FOLDER=NAME: for a true copy of a Hub "
+        "model ./copy=ORG/NAME. Repeatable.",
+        "FOLDER=NAME",
+        "repeated",
+    ),
+    Option(
         "--baseline-update",
         "Store baselines: new (missing cases), changed (values that moved), trim (cases no claim declares any more); any "
         "combination, comma-separated.",
@@ -232,10 +244,15 @@ def request_of(values: Mapping[str, Any], *, progress: bool = True) -> Request:
     from geometry_bench.published.load import SOURCES
     from geometry_bench.run.request import Request
 
+    names = _pairs("--name", "FOLDER=NAME", values["gb_name"] or ())
     models = [
-        SubjectSpec(model, revision=values["gb_revision"], adapter=values["gb_adapter"])
+        SubjectSpec(model, revision=values["gb_revision"], adapter=values["gb_adapter"], name=names.pop(model, None))
         for model in dict.fromkeys(values["gb_model"] or ())
     ]
+    if names:
+        raise GeometryBenchError(
+            f"--name names {', '.join(names)}, which is no --model of this run: spell it as there."
+        )
     of_models = [f"--{name}" for name in ("revision", "adapter") if values[f"gb_{name}"] is not None]
     if of_models and not models:
         raise GeometryBenchError(f"{of_models[0]} goes with --model, and none is given: name its model.")
@@ -311,19 +328,41 @@ def output_of(values: Mapping[str, Any]) -> Output:
         against=values["gb_against"],
         update=values["gb_baseline_update"],
         update_reason=values["gb_update_reason"],
+        require_comparison=values["gb_require_comparison"],
     )
 
 
-def _methods(declared: Iterable[str], specs: Iterable[SubjectSpec], of_families: bool) -> dict[str, str]:
-    """Alignment methods by subject, from ``--alignment``."""
-    methods = dict(_alignment(text) for text in declared)
-    stray = sorted(set(methods) - {_label(spec) for spec in specs})
+def _methods(declared: Iterable[str], specs: Sequence[SubjectSpec], of_families: bool) -> dict[str, str]:
+    """Alignment methods by subject, from ``--alignment``; a folder may be spelled in any way that leads to it."""
+    declared_of = _pairs("--alignment", "MODEL=METHOD", declared)
+    methods: dict[str, str] = {}
+    stray: list[str] = []
+    for spelled, method in declared_of.items():
+        meant = [_label(spec) for spec in specs if spelled == _label(spec) or _same_folder(spelled, spec.model)]
+        methods |= dict.fromkeys(meant, method)
+        stray += [] if meant else [spelled]
     if stray:
         families_too = " and no FAMILY/MEMBER of its families" if of_families else ""
         raise GeometryBenchError(
             f"--alignment names {', '.join(stray)}, which is no --model of this run{families_too}: spell it as there."
         )
     return methods
+
+
+def _same_folder(spelled: str, model: str) -> bool:
+    paths = [Path(text).expanduser() for text in (spelled, model)]
+    return all(path.is_dir() for path in paths) and paths[0].resolve() == paths[1].resolve()
+
+
+def _pairs(flag: str, form: str, given: Iterable[str]) -> dict[str, str]:
+    """Text of the form KEY=VALUE, as a mapping."""
+    pairs = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key or not value:
+            raise GeometryBenchError(f"{flag} {text}: write it as {form}.")
+        pairs[key] = value
+    return pairs
 
 
 def _label(spec: SubjectSpec) -> str:
@@ -342,10 +381,3 @@ def _families(paths: Iterable[str]) -> list[Family]:
                 f"Two families are called {family.id} ({same.path} and {family.path}): change the name in one of them."
             )
     return list(by_name.values())
-
-
-def _alignment(text: str) -> tuple[str, str]:
-    model, equals, method = text.partition("=")
-    if not equals or not model or not method:
-        raise GeometryBenchError(f"--alignment {text}: write it as MODEL=METHOD, e.g. org/name='SFT + DPO'.")
-    return model, method

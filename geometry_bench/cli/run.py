@@ -28,7 +28,7 @@ def measure(claim: Sequence[str], verbose: bool, values: dict[str, Any]) -> int:
     from dataclasses import replace
 
     from geometry_bench.options import output_of, request_of
-    from geometry_bench.report.outcomes import CLEAN, exit_code, outcome_of
+    from geometry_bench.report.outcomes import CLEAN
     from geometry_bench.run.bench import Bench
     from geometry_bench.run.describe import closing, opening
     from geometry_bench.run.request import chosen_claims
@@ -39,11 +39,10 @@ def measure(claim: Sequence[str], verbose: bool, values: dict[str, Any]) -> int:
         typer.echo(line)
     faults, whole = _measured(bench, bench.plan.tasks)
     judged = bench.judgements()
-    updating = bench.output.update
     for one in judged:
-        if (shown := outcome_of(one, updating)).kind == "failed":
+        if (shown := bench.outcome(one)).kind == "failed":
             typer.echo(f"FAILED {shown.message}")
-    written = bench.update_baselines() if updating and whole else []
+    written = bench.update_baselines() if bench.output.update and whole else []
     typer.echo("")
     for line in closing(bench, judged, written, whole=verbose):
         typer.echo(line)
@@ -53,7 +52,7 @@ def measure(claim: Sequence[str], verbose: bool, values: dict[str, Any]) -> int:
         for sentence in dict.fromkeys(one.sentence for one in bench.plan.missing):
             print(f"geometry-bench: nothing was measured: {sentence}", file=sys.stderr)
         return 2 if bench.plan.missing else CLEAN
-    return exit_code(judged, updating, faults=faults, comparing=bench.output.against is not None)
+    return bench.exit_code(judged, faults)
 
 
 def _measured(bench: Bench, tasks: Sequence[Task]) -> tuple[int, bool]:

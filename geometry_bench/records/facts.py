@@ -186,8 +186,9 @@ class PromptInputs(_Inputs):
     notes: list[str] = Field(default_factory=list, description="what was skipped, cut or substituted")
 
     def comparability(self) -> dict[str, Any]:
-        """Template, policy for system prompts, pooling and site."""
-        return {name: getattr(self, name) for name in ("template_hash", "system_policy", "pooling", "site")}
+        """Template, policy for system prompts, pooling, site and the tokens themselves."""
+        names = ("template_hash", "system_policy", "pooling", "site", "tokens_hash")
+        return {name: getattr(self, name) for name in names}
 
     def in_common(self) -> PromptInputs:
         """What several models' prompts have in common: all but what template and tokenizer make of them."""

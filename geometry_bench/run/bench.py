@@ -14,6 +14,7 @@ from geometry_bench.records.baselines import BaselineStore, Found, check_update,
 from geometry_bench.records.files import ResultsFile
 from geometry_bench.records.judgement import Judgement
 from geometry_bench.records.measurement import Measurement
+from geometry_bench.report.outcomes import Outcome, exit_code, outcome_of
 from geometry_bench.run.execute import Session
 from geometry_bench.run.plan import Plan, plan
 from geometry_bench.run.request import Request
@@ -30,6 +31,7 @@ class Output:
     against: str | None = None
     update: tuple[str, ...] = ()
     update_reason: str | None = None
+    require_comparison: bool = False
 
 
 @dataclass
@@ -79,6 +81,15 @@ class Bench:
         """The judgement of one measurement while the run goes on."""
         return judge_alone(measurement, self.comparisons, self.baselines, self.plan.claims)
 
+    def outcome(self, judged: Judgement) -> Outcome:
+        """What a judged case shows in this run."""
+        return outcome_of(judged, self.output.update, require=self.output.require_comparison)
+
+    def exit_code(self, judged: Sequence[Judgement], faults: int) -> int:
+        """What this run returns."""
+        comparing, require = self.output.against is not None, self.output.require_comparison
+        return exit_code(judged, self.output.update, faults=faults, comparing=comparing, require=require)
+
     def judgements(self) -> list[Judgement]:
         """All of them, judged together."""
         return judge_run(self.measurements, self.baselines, self.plan.claims)
@@ -89,14 +100,14 @@ class Bench:
         return update_baselines(self.baselines.store, self.measurements, modes, reason, known_cases)
 
 
-def against_of(name: str | None, store: BaselineStore, plan: Plan) -> Found | None:
-    """The baseline that ``--against`` names: a subject of the run, a model, or a name that baselines are stored under.
+def against_of(name: str | None, store: BaselineStore, plan: Plan) -> tuple[Found, ...]:
+    """The baselines that ``--against`` names: a subject of the run, a model, or a name that baselines are stored under.
 
     Raises:
         GeometryBenchError: there is none, or there are several.
     """
     if name is None:
-        return None
+        return ()
     wanted, _, revision = name.partition("@")
     target = plan.pinned.models.get(wanted)
     if target is not None and target.spec.family is not None:
@@ -124,4 +135,4 @@ def against_of(name: str | None, store: BaselineStore, plan: Plan) -> Found | No
             f"--against {name}: that is a baseline of several models together, and this run measures single ones only; "
             "name a single model's, or a group or family to measure."
         )
-    return found[0]
+    return tuple(found)

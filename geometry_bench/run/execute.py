@@ -16,6 +16,7 @@ from geometry_bench.records.facts import ModelFacts
 from geometry_bench.records.measurement import Absence, Measurement, Missing, NotApplicableError
 from geometry_bench.run.plan import Plan, Task
 from geometry_bench.run.targets import Key, ModelTarget, Target
+from geometry_bench.run.threads import threads_for
 
 SEED = 0
 """What every draw of a run starts from."""
@@ -61,7 +62,8 @@ class Session:
             key = task.target.key(task.claim, task.case, self.prompts)
             known = self._earlier.get(key) if key is not None else None
             if known is None:
-                self._done[task.place] = self._measured(task)
+                with threads_for(task.target.weights):
+                    self._done[task.place] = self._measured(task)
             else:
                 self.take(task, known)
         return self._done[task.place]

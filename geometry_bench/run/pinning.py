@@ -66,7 +66,7 @@ class Pinned:
 
     @staticmethod
     def _published_method(name: str) -> str | None:
-        found = (load_publication(source).find(name) for source in SOURCES)
+        found = (load_publication(source).find(name) for source in SOURCES if "/" in name)
         return next((subject.alignment_method for subject in found if subject and subject.alignment_method), None)
 
     def _group(self, group: Group, resolved: Mapping[str, tuple[SubjectSpec, Identity]]) -> GroupTarget:

@@ -31,6 +31,7 @@ from geometry_bench.records.facts import (
 )
 from geometry_bench.records.measurement import Measurement
 from geometry_bench.run.request import Settings
+from geometry_bench.run.threads import SMALL, block_weights
 from geometry_bench.subjects.families import Family
 from geometry_bench.subjects.spec import Identity, SubjectSpec
 
@@ -118,6 +119,11 @@ class Target:
         """The name under which baselines are kept."""
         return self.id
 
+    @property
+    def weights(self) -> int:
+        """About how many weights a measurement passes at once: decides how many threads it takes."""
+        return 0
+
     def cases(self, claim: Claim) -> tuple[Case, ...]:
         """The claim's cases on this subject."""
         return claim.cases
@@ -172,6 +178,10 @@ class ModelTarget(Target):
         return self.identity.revision
 
     @property
+    def weights(self) -> int:
+        return block_weights(self.identity.layers, self.identity.width)
+
+    @property
     def checkpoint(self) -> tuple[str, str, str | None]:
         """What its baseline goes by."""
         return self.name, self.revision, self.identity.adapter_hash
@@ -206,6 +216,10 @@ class GroupTarget(Target):
     reference: str
     members: Mapping[str, ModelTarget]
     revision: str
+
+    @property
+    def weights(self) -> int:
+        return max(member.weights for member in self.members.values())
 
     def cases(self, claim: Claim) -> tuple[Case, ...]:
         return claim.cases_of(tuple(self.members), self.reference)
@@ -262,6 +276,10 @@ class FamilyTarget(Target):
     family: Family
     members: Mapping[str, str]
     revision: str
+
+    @property
+    def weights(self) -> int:
+        return SMALL  # matrices may be large whatever the family; decompositions share well
 
     def inputs_hash(self, claim: Claim, prompts: Prompts) -> str:
         return family_inputs(self.members).hash
