@@ -15,7 +15,7 @@ from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.judging import judge_run
 from geometry_bench.report.board import Table, board
-from geometry_bench.report.formats import FORMATS, render
+from geometry_bench.report.formats import formats, render
 
 NAME = "org/a_b | & <c>"
 STRICT, CROSS = (CLAIMS[name] for name in ("safety.compassion_alignment", "compassion.cross_tradition_cosine"))
@@ -53,7 +53,7 @@ def test_a_board_of_measurements_alone_has_the_later_of_two_and_parts_revisions_
     assert board([], published=False) == []
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", formats())
 def test_every_format_holds_all_values_and_an_empty_board_is_no_crash(name: str, tables: list[Table]) -> None:
     text = render(tables, name)
     assert text.endswith("\n")

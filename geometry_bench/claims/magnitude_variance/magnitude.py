@@ -73,7 +73,8 @@ def _neutral_mean(lab: Lab, variant: Variant) -> Array | None:
     """Mean of the neutral instructions (layers, width); the source has none."""
     if variant == "published":
         return None
-    mean: Array = lab.requests(NEUTRAL, rendering="text", poolings=(MEAN_KEPT,)).states[MEAN_KEPT].mean(axis=0, dtype=np.float64)
+    neutral = lab.requests(NEUTRAL, rendering="text", poolings=(MEAN_KEPT,))
+    mean: Array = neutral.states[MEAN_KEPT].mean(axis=0, dtype=np.float64)
     return mean
 
 
