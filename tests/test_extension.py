@@ -69,14 +69,10 @@ def value(number: float) -> Estimates:
 def specs(tmp_path_factory: pytest.TempPathFactory) -> tuple[SubjectSpec, ...]:
     """Two models; the first is the base of a family, ``family.toml`` beside them."""
     folder = tmp_path_factory.mktemp("extension")
-    models = [
-        tiny_model("llama", folder, name=name, seed=seed, **SMALL) for seed, name in enumerate(("base", "aligned"))
-    ]
-    members = "".join(
-        f'[[members]]\nrole = "{role}"\nmodel = "{role}"\n{parent}'
-        for role, parent in (("base", ""), ("aligned", 'parent = "base"'))
-    )
-    (folder / "family.toml").write_text(f'schema = 1\nname = "tiny"\n{members}', encoding="utf-8")
+    models = [tiny_model("llama", folder, name=name, seed=seed, **SMALL) for seed, name in enumerate(("base", "made"))]
+    base, made = '[[members]]\nrole = "base"\nmodel = "base"\n', '[[members]]\nrole = "aligned"\nmodel = "made"\n'
+    manifest = f'schema = 1\nname = "tiny"\n{base}{made}parent = "base"\n'
+    (folder / "family.toml").write_text(manifest, encoding="utf-8")
     return tuple(SubjectSpec(str(model)) for model in models)
 
 
@@ -125,8 +121,8 @@ def test_a_claim_of_any_scope_is_its_record_and_a_measure(specs: tuple[SubjectSp
     )
     assert list(found) == [
         ("new.norm", "base"),
-        ("new.norm", "aligned"),
-        ("new.distance[aligned]", "group/run"),
+        ("new.norm", "made"),
+        ("new.distance[made]", "group/run"),
         ("new.update", "family/tiny"),
         ("new.subjects", "safety_compassion"),
         ("new.largest", "panel"),
@@ -167,9 +163,9 @@ def test_claims_about_one_group_read_each_what_it_requires(specs: tuple[SubjectS
     other = replace(first, id="new.other", requires=chat)
     group = group_of(specs, specs[0].model)
     together, alone = run(first, other, groups=(group,)), run(other, groups=(group,))
-    place = ("new.other[aligned]", "group/run")
+    place = ("new.other[made]", "group/run")
     assert together[place].content() == alone[place].content()
-    assert together[place].estimates != together["new.distance[aligned]", "group/run"].estimates
+    assert together[place].estimates != together["new.distance[made]", "group/run"].estimates
 
 
 # A format
