@@ -232,10 +232,10 @@ def measure(
             cache=cache,
         ),
     )
-    return run(request, BaselineStore.beside(None if baselines is None else Path(baselines)))
+    return measured(request, BaselineStore.beside(None if baselines is None else Path(baselines)))
 
 
-def run(request: Request, store: BaselineStore | None = None) -> Results:
+def measured(request: Request, store: BaselineStore | None = None) -> Results:
     """Measure what a request asks for.
 
     Raises:

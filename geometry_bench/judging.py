@@ -293,7 +293,7 @@ def _absent(one: Measurement, baselines: Baselines | None, found: Stored | None)
 
 def _incomparable(one: Measurement, stored: BaselineCase, baseline: Baseline) -> Answer[BaselineVerdict] | None:
     if stored.claim_version != one.claim_version:
-        facts: dict[str, Fact] = {"new": one.claim_version, "old": stored.claim_version}
+        facts: dict[str, Fact] = {"new_version": one.claim_version, "old_version": stored.claim_version}
         return Answer(BaselineVerdict.STALE, Reason.OTHER_VERSION, facts)
     if one.inputs is None or stored.inputs is None or stored.inputs.hash != one.inputs.hash:
         return Answer(BaselineVerdict.STALE, Reason.OTHER_INPUTS)

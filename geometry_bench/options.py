@@ -171,6 +171,13 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("--trust-remote-code", "Run model code that comes with the checkpoint. Off by default.", kind="flag"),
     Option("--allow-pickle", "Load pickled weights where there are no safetensors. Off by default.", kind="flag"),
+    Option(
+        "--claims",
+        "Python file that declares further claims, as CLAIMS (see docs/add-a-claim.md); packages declare theirs by the "
+        "entry point geometry_bench.claims. Runs the file's code. Repeatable.",
+        "FILE",
+        "repeated",
+    ),
     Option("--prompts", "Prompt pack (TOML) to measure with instead of the built-in one.", "FILE", parse=Path),
     Option(
         "--requests",
@@ -241,6 +248,7 @@ def request_of(values: Mapping[str, Any], *, progress: bool = True) -> Request:
             without one, a manifest that is faulty, two families or groups of one name, a group of one, a reference that is
             no subject.
     """
+    from geometry_bench.claims.registry import claims_of
     from geometry_bench.published.load import SOURCES
     from geometry_bench.run.request import Request
 
@@ -291,6 +299,7 @@ def request_of(values: Mapping[str, Any], *, progress: bool = True) -> Request:
     if same:
         raise GeometryBenchError(f"Two groups are called {same[0]}: change the name in one of their manifests.")
     return Request(
+        claims=claims_of(values["gb_claims"] or ()),
         specs=tuple(specs),
         groups=tuple(groups),
         families=tuple(weights),

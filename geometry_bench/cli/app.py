@@ -15,7 +15,6 @@ app = typer.Typer(
     name="geometry-bench",
     help="Measure the published geometric claims about aligned language models on any Hugging Face model.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 for group in (run, claims, results, updates):

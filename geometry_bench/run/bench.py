@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from geometry_bench.claims.registry import known_cases
@@ -97,7 +97,8 @@ class Bench:
     def update_baselines(self) -> list[Path]:
         """Store what ``--baseline-update`` asks for; returns the files that changed."""
         modes, reason = self.output.update, self.output.update_reason
-        return update_baselines(self.baselines.store, self.measurements, modes, reason, known_cases)
+        known = partial(known_cases, claims=self.plan.claims)
+        return update_baselines(self.baselines.store, self.measurements, modes, reason, known)
 
 
 def against_of(name: str | None, store: BaselineStore, plan: Plan) -> tuple[Found, ...]:

@@ -98,6 +98,7 @@ def _pair_cases(start: str) -> tuple[Case, ...]:
 WEIGHT_CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="weights.energy_linear",
+        version=2,  # 1 took means over matrices in the published variant too
         source=SAFETY_SUBSPACES,
         where="figures of the energy kept over the SVD fraction",
         statement="The energy of a fine-tuning update that a subspace keeps grows with its dimension alone: Top-K "
