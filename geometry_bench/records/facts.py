@@ -133,7 +133,17 @@ class PublicationFacts(_Settings):
     kind: Literal["publication"] = "publication"
 
 
-Facts = Annotated[ModelFacts | GroupFacts | FamilyFacts | PanelFacts | PublicationFacts, Field(discriminator="kind")]
+class OtherFacts(_JointFacts):
+    """A subject of a further kind, which ``what`` names; of several checkpoints, or of none."""
+
+    kind: Literal["other"] = "other"
+    what: str
+    members: dict[str, MemberFacts] = Field(default_factory=dict)
+
+
+Facts = Annotated[
+    ModelFacts | GroupFacts | FamilyFacts | PanelFacts | PublicationFacts | OtherFacts, Field(discriminator="kind")
+]
 
 
 def shared(members: Mapping[str, ModelFacts]) -> dict[str, str | None]:

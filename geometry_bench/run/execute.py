@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from geometry_bench.claims.model import Estimates
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.labs.model import Lab
-from geometry_bench.labs.requirements import Requirements, Wanted
+from geometry_bench.labs.requirements import Wanted
 from geometry_bench.records.environment import environment
 from geometry_bench.records.facts import ModelFacts
 from geometry_bench.records.measurement import Absence, Measurement, Missing, NotApplicableError
@@ -47,9 +47,9 @@ class Session:
         self._earlier = {Key.of(one): one for one in earlier}
         self._done: dict[tuple[str, str], Measurement] = {}
         self._resumed: set[tuple[str, str]] = set()
-        self._wanted = Wanted.by(plan.requirements())
+        self._wanted = Wanted.by(task.claim.requires for task in plan.tasks)
         self._held: Lab | None = None
-        self._kept: dict[str, Any] = {}
+        self._kept: dict[Hashable, Any] = {}
         self._failed: set[str] = set()
 
     def measure(self, task: Task) -> Measurement:
@@ -127,17 +127,12 @@ class Session:
         cache = Cache(settings.cache_dir) if settings.cache else None
         return Lab(target.spec, target.identity, pack, settings.capture, cache, requests, self._wanted, target.live)
 
-    def kept(self, target: Target, make: Callable[[], L]) -> L:
-        """A lab that is made once and kept."""
-        if target.id not in self._kept:
-            self._kept[target.id] = make()
-        lab: L = self._kept[target.id]
+    def kept(self, key: Hashable, make: Callable[[], L]) -> L:
+        """A lab that is made once and kept under a key."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        lab: L = self._kept[key]
         return lab
-
-    def required(self, target: Target) -> Requirements:
-        """What all claims of the run read of a target together."""
-        first, *others = self.plan.requirements(target)
-        return first.joined(others)
 
     def first(self, claim: str, target: Target) -> Measurement:
         """The measurement of a claim's first case on a target, made now where it was not yet."""

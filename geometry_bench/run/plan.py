@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from geometry_bench.claims.model import Case, Claim, Scope
 from geometry_bench.claims.requests import Labelled
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.labs.requirements import Requirements
 from geometry_bench.prompts.pack import load_pack
 from geometry_bench.published.load import load_publication
 from geometry_bench.records.measurement import case_key
@@ -85,11 +84,6 @@ class Plan:
     prompts: Prompts
     settings: Settings
     claims: Mapping[str, Claim]
-
-    def requirements(self, target: Target | None = None) -> tuple[Requirements, ...]:
-        """What the claims of the run read, of all targets or of one."""
-        tasks = (task for task in self.tasks if target is None or task.target is target)
-        return tuple({task.claim.id: task.claim.requires for task in tasks}.values())
 
     def of(self, claim: Claim) -> tuple[Task, ...]:
         """The tasks of a claim."""

@@ -56,8 +56,7 @@ class Subject:
         self.blocks = find_blocks(model)
         self.tokenizer_hash = tokenizer_hash
         self.unused_tensors = unused_tensors
-        self.notes = (*notes, *chat.notes)
-        """What was skipped, guessed or substituted, one sentence each: a record holds them, a run prints them."""
+        self._notes = notes
         embedding = cast(nn.Module, cast(Any, self.backbone).get_input_embeddings())
         weight = next(embedding.parameters())
         self.device: torch.device = input_device(self.backbone)
@@ -136,6 +135,11 @@ class Subject:
         """Stable name for test ids and tables: the name, and the adapter's after a plus sign."""
         adapter = self.identity.adapter
         return self.identity.name if adapter is None else f"{self.identity.name}+{adapter}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was skipped, guessed or substituted, one sentence each: a record holds them, a run prints them."""
+        return (*self._notes, *self.chat.notes)
 
     def facts(self) -> dict[str, Any]:
         """What a record says about the subject, in plain JSON values."""

@@ -73,7 +73,8 @@ def _neutral_mean(lab: Lab, variant: Variant) -> Array | None:
     """Mean of the neutral instructions (layers, width); the source has none."""
     if variant == "published":
         return None
-    mean: Array = lab.requests(NEUTRAL, rendering="text").states[MEAN_KEPT].mean(axis=0, dtype=np.float64)
+    neutral = lab.requests(NEUTRAL, rendering="text", poolings=(MEAN_KEPT,))
+    mean: Array = neutral.states[MEAN_KEPT].mean(axis=0, dtype=np.float64)
     return mean
 
 
@@ -202,7 +203,7 @@ def _parallel(lab: Lab, variant: Variant, *, centred: bool) -> Estimate:
 
 def _neutral_null(lab: Lab, value: float, *, centred: bool) -> Null:
     """What unrelated groups of neutral instructions give: halves, or two quarters centred on the rest."""
-    neutral = lab.requests(NEUTRAL, rendering="text")
+    neutral = lab.requests(NEUTRAL, rendering="text", poolings=(MEAN_KEPT,))
     states, topics = neutral.states[MEAN_KEPT], np.array(neutral.topics)
     names = np.unique(topics)
     size = len(names) // 4 if centred else len(names) // 2
