@@ -48,7 +48,7 @@ def made_up(claim: str, value: float, name: str = "org/model", case: str = "", *
         claim_version=1,
         case=case,
         subject=ModelFacts(
-            id=name, name=name, revision="r1", origin="hub", architecture="A", layers=2, width=4, device="cpu"
+            id=name, name=name, revision="r1", origin="hub", architecture="A", layers=24, width=4, device="cpu"
         ),
         inputs=PromptInputs(hash="h", pack="small", pooling="mean", site="block_output"),
         estimates={"published": estimate, "corrected": estimate},

@@ -200,7 +200,7 @@ class ModelTarget(Target):
         return lab.facts(self.id)
 
     def inputs(self, lab: Lab, claim: Claim) -> Inputs:
-        return lab.inputs(claim.requires)
+        return lab.inputs(claim.requires, claim.published_requires)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geometry_bench.claims.model import Case, Estimates
-from geometry_bench.claims.requests import SEED, Classes, classes, notes, sets_of
+from geometry_bench.claims.requests import SEED, Classes, classes
 from geometry_bench.geometry.clusters import permuted_labels
 from geometry_bench.geometry.directions import Array, cosine
 from geometry_bench.geometry.magnitude import (
@@ -104,7 +104,6 @@ def _estimate(
         curves={"profile": Curve.over_blocks(profile)},
         null=null,
         details={**details, **both.facts()},
-        notes=notes(lab, sets_of(variant)),
     )
 
 

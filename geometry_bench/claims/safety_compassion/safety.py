@@ -237,8 +237,6 @@ def prompt_sensitivity(lab: Lab, case: Case) -> Estimates:
                 **({"without_opening": bare} if bare is not None else {}),
                 "spread": max([*values, base.value]) - min([*values, base.value]),
             },
-            notes=base.notes
-            if lab.pack.openings
-            else [*base.notes, "the pack declares no opening formulas to leave out"],
+            notes=[] if lab.pack.openings else ["the pack declares no opening formulas to leave out"],
         )
     }

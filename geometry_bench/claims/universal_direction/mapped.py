@@ -253,7 +253,6 @@ def group_estimate(
     known = dict(curves or {})
     if at_depths is not None:
         known["at_depth"] = Curve.along("relative depth", {depth: at_depths(depth) for depth in group.depths})
-    truncated = group.inputs(group.requires).truncated_prompts
     return Estimate.of(
         value,
         interval,
@@ -263,5 +262,5 @@ def group_estimate(
         null=null,
         label=label,
         details={**details, "depth": group.depth},
-        notes=[*notes, *([f"{truncated} requests shortened to fit a model's context"] if truncated else [])],
+        notes=list(notes),
     )
