@@ -307,7 +307,9 @@ def test_one_model_from_end_to_end(tmp_path: Path) -> None:
     again, other = (Session(planned(count), earlier) for count in (20, 24))
     assert again.is_resumed(again.measure(again.plan.tasks[0]))
     # Other requests are other inputs: nothing to resume.
-    assert not {other.plan.key(task) for task in other.plan.tasks} & {Key.of(one) for one in earlier}
+    assert not {task.target.key(task.claim, task.case, other.plan.prompts) for task in other.plan.tasks} & {
+        Key.of(one) for one in earlier
+    }
 
 
 def test_number_of_requests_by_option() -> None:
