@@ -83,7 +83,7 @@ class StoredBaselines:
 
 @dataclass(frozen=True)
 class Change:
-    """How a value stands to the stored one: an answer, or a difference whose answer waits for its adjusted p."""
+    """How a value compares with the stored one: an answer, or a difference whose answer waits for its adjusted p."""
 
     answer: Answer[BaselineVerdict] | None = None
     facts: Mapping[str, Fact] = field(default_factory=dict)
@@ -189,7 +189,7 @@ def judge_claim(claim: Claim, one: Measurement) -> Answer[ClaimVerdict]:
 def reported_value(claim: Claim, one: Measurement) -> float | None:
     """The source's value for a measured case; None where it has none.
 
-    A group's values stand for a group of just these members and this reference: a shared direction depends on them all.
+    Values of a group apply to a group of exactly these members and this reference: a shared direction depends on them all.
     """
     if claim.reported is None:
         return None

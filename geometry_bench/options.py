@@ -104,7 +104,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "--model",
         "Subject to measure: a Hub id (org/name, org/name@revision), a local folder, or zoo/... for an embedded "
-        "model. Repeatable; without it, --family, --group and --weights all that is embedded is measured.",
+        "model. Repeatable; without it, --family, --group and --weights everything embedded is measured.",
         "MODEL",
         "repeated",
     ),
@@ -112,13 +112,13 @@ OPTIONS: tuple[Option, ...] = (
         "--family",
         "Family to measure: a family.toml, or the folder that holds it, which names a base model and the models made "
         "from it (folders or Hub ids) with their roles and alignment. Each member becomes a subject FAMILY/MEMBER, to be "
-        "chosen with -k. Repeatable; adds to --model.",
+        "chosen with pytest's -k. Repeatable; adds to --model.",
         "FILE",
         "repeated",
     ),
     Option(
         "--group",
-        "Group of models to compare about a reference model: a TOML file that names its members and the reference (see "
+        "Group of models to compare with a reference model: a TOML file that names its members and the reference (see "
         "docs/groups.md), or zoo/groups/NAME. Its members are measured on their own only where --model or --family names "
         "them. Repeatable.",
         "FILE",
@@ -126,8 +126,8 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "--reference",
-        "Makes the run's subjects a group about this one, spelled as its --model or FAMILY/MEMBER: unsafe directions of the "
-        "others are mapped into its space.",
+        "Makes the run's subjects a group with this one as reference, spelled as its --model or FAMILY/MEMBER: unsafe "
+        "directions of the others are mapped into its space.",
         "MODEL",
     ),
     Option(
@@ -174,33 +174,38 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "--claims",
         "Python file that declares further claims, as CLAIMS (see docs/add-a-claim.md); packages declare theirs by the "
-        "entry point geometry_bench.claims. Runs the file's code. Repeatable.",
+        "entry point geometry_bench.claims. The file's code is run. Repeatable.",
         "FILE",
         "repeated",
     ),
     Option("--prompts", "Prompt pack (TOML) to measure with instead of the built-in one.", "FILE", parse=Path),
     Option(
         "--requests",
-        "Requests drawn of each class of the built-in sets, seeded (default: 60), or all (300): intervals shrink with more.",
+        "Requests drawn from each class of the built-in sets (default: 60), or all (300): intervals shrink with more.",
         "N|all",
         parse=_requests,
     ),
     Option(
         "--set",
-        f"Requests to measure with in place of a built-in set, as ROLE=SET: a public set (advbench, xstest, ...), org/name "
+        f"Requests that replace a built-in set, as ROLE=SET: a public set (advbench, xstest, ...), org/name "
         f"of a data set on the Hub, or FILE[:COLUMN] (csv, json, jsonl, parquet, txt). Roles: "
         f"{', '.join(ROLES)}. Repeatable.",
         "ROLE=SET",
         "repeated",
         parse=_role,
     ),
-    Option("--results", "Folder that gets records.jsonl, one line a case, flushed case by case.", "DIR", parse=Path),
+    Option(
+        "--results",
+        "Folder for records.jsonl: one measurement on each line, written when its case is done.",
+        "DIR",
+        parse=Path,
+    ),
     Option(
         "--resume", "Take over the cases that the --results folder already holds and measure the rest.", kind="flag"
     ),
     Option(
         "--baselines",
-        "Folder of your own measured baselines, read before the bundled ones and written by updates.",
+        "Folder of your own baselines, read before the bundled ones; --baseline-update writes there.",
         "DIR",
         parse=Path,
     ),
@@ -214,8 +219,8 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "--name",
-        "What a local folder is called in records, baselines and published values, as FOLDER=NAME: for a true copy of a Hub "
-        "model ./copy=ORG/NAME. Repeatable.",
+        "Name of a local folder for records, baselines and published values, as FOLDER=NAME: ./copy=ORG/NAME for an exact "
+        "copy of a Hub model. Repeatable.",
         "FOLDER=NAME",
         "repeated",
     ),
@@ -230,18 +235,18 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "--update-reason", "Why baselines are stored or replaced; kept with them. Needed for changed and trim.", "TEXT"
     ),
-    Option("--batch-size", "Prompts a batch; default: as many as the token budget allows.", "N", parse=_count),
+    Option("--batch-size", "Prompts in a batch; default: as many as the token budget allows.", "N", parse=_count),
     Option(
-        "--token-budget", "Tokens a batch, padding included; default: 1024 on CPU, more on a GPU.", "N", parse=_count
+        "--token-budget", "Tokens in a batch, padding included; default: 1024 on CPU, more on a GPU.", "N", parse=_count
     ),
     Option("--activation-cache", "Folder of the activation cache, or off.", "DIR|off"),
 )
 
 
 def request_of(values: Mapping[str, Any], *, progress: bool = True) -> Request:
-    """What option values by ``dest`` ask for: models, the members of each ``--family``, groups, families' weights.
+    """The request that option values by ``dest`` make: models, members of each ``--family``, groups, families' weights.
 
-    Without any of them, all that is embedded, and the publications.
+    Without any of them, everything embedded, and the publications.
 
     Raises:
         GeometryBenchError: an ``--alignment`` that is not MODEL=METHOD or names no subject, an option of ``--model``

@@ -33,7 +33,7 @@ def _root(
 
 
 def main() -> None:
-    """Entry point: a bad input is told in one sentence, with exit status 2."""
+    """Entry point: a bad input is reported in one sentence, with exit code 2."""
     try:
         app(prog_name="geometry-bench")
     except GeometryBenchError as error:

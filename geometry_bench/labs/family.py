@@ -40,7 +40,7 @@ STARTS: Mapping[str, str] = {"aligned": "aligned", "safety": "safety_tuned", "dp
 
 
 def family_inputs(members: Iterable[str]) -> WeightInputs:
-    """What a record says of updates, which have no prompts: between which members they lie, and the grids."""
+    """What a record says of updates, which have no prompts: which members they are between, and the grids."""
     return WeightInputs(hash=digest_lines([f"{SHARES} {THRESHOLDS} {sorted(members)}"]))
 
 
@@ -62,7 +62,7 @@ class Curves:
 class Reading:
     """One matrix: its block (None outside of them), energies by task and rule, overlaps by pair of updates.
 
-    The control stands among tasks and in pairs, last, where the family has one that changes the matrix.
+    The control is among tasks and in pairs, last, where the family has one that changes the matrix.
     """
 
     name: str

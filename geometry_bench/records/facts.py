@@ -22,7 +22,7 @@ class Requested(Frozen):
 class _Settings(Frozen):
     """What decides, beside prompts and weights, whether two values can be compared."""
 
-    id: str = Field(description="as it stands in test ids")
+    id: str = Field(description="as in test ids")
     name: str = Field(description="under which baselines are kept")
     revision: str = Field(description="commit, or content hash")
     dtype: str | None = None

@@ -1,4 +1,4 @@
-"""What is thought of a measurement: three answers, each a verdict with its reason and numbers; sentences come last."""
+"""The judgement of a measurement: three answers, each a verdict with its reason and numbers; sentences come last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plan with what stands around it: earlier measurements, the file of results, baselines. Every front end runs one."""
+"""A plan with its surroundings: earlier measurements, results file, baselines. Every front end runs one."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Bench:
         return sum(testable(task.key, stored[task.target.id]) for task in tasks)
 
     def write(self, measurement: Measurement, *, resumed: bool = False) -> None:
-        """Keep a measurement, and write it unless it stands in the file of results already."""
+        """Keep a measurement, and write it unless it is in the results file already."""
         self.measurements.append(measurement)
         if self.results is not None and not resumed:
             self.results.write(measurement)
@@ -112,7 +112,7 @@ def against_of(name: str | None, store: BaselineStore, plan: Plan) -> tuple[Foun
     wanted, _, revision = name.partition("@")
     target = plan.pinned.models.get(wanted)
     if target is not None and target.spec.family is not None:
-        # A folder of the family's name may lie in the working directory; the member of this run is meant.
+        # A folder of the family's name may be in the working directory; the member of this run is meant.
         wanted, revision = target.identity.name, revision or revision_name(target.identity.revision)
     elif Path(wanted).exists() or wanted.startswith("zoo/"):
         identity = resolve(SubjectSpec(wanted))

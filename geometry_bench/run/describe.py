@@ -1,4 +1,4 @@
-"""What a run says of itself before it measures and when it ends, on whatever terminal."""
+"""What a run reports before it measures and when it ends."""
 
 from __future__ import annotations
 

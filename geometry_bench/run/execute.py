@@ -47,7 +47,9 @@ class Session:
         self._earlier = {Key.of(one): one for one in earlier}
         self._done: dict[tuple[str, str], Measurement] = {}
         self._resumed: set[tuple[str, str]] = set()
-        self._wanted = Wanted.by(task.claim.requires for task in plan.tasks)
+        claims = {task.claim.id: task.claim for task in plan.tasks}.values()
+        asked = (one for claim in claims for one in (claim.requires, claim.published_requires))
+        self._wanted = Wanted.by(one for one in asked if one is not None)
         self._held: Lab | None = None
         self._kept: dict[Hashable, Any] = {}
         self._failed: set[str] = set()
@@ -69,7 +71,7 @@ class Session:
         return self._done[task.place]
 
     def take(self, task: Task, measurement: Measurement) -> None:
-        """Take what was measured elsewhere for a task; how a model was aligned is declared anew in each run."""
+        """Take what was measured elsewhere for a task; how a model was aligned is declared by each run."""
         target, facts = task.target, measurement.subject
         declared = target.spec.alignment if isinstance(target, ModelTarget) else None
         if isinstance(facts, ModelFacts) and facts.alignment != declared:
@@ -80,7 +82,7 @@ class Session:
         self._done[task.place] = measurement
 
     def is_resumed(self, measurement: Measurement) -> bool:
-        """Whether the measurement stands as it is where it came from."""
+        """Whether the measurement is unchanged in the file that it came from."""
         return (measurement.key, measurement.subject.id) in self._resumed
 
     def _measured(self, task: Task) -> Measurement:
@@ -140,7 +142,7 @@ class Session:
         return self.measure(Task(found, target.cases(found)[0], target))
 
     def close(self) -> None:
-        """Let the loaded model go."""
+        """Release the loaded model."""
         if self._held is not None:
             self._held.close()
             self._held = None

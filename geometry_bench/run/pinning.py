@@ -103,7 +103,7 @@ def _family(family: Family) -> FamilyTarget:
 
 
 def _subject_id(spec: SubjectSpec, identity: Identity) -> str:
-    """A subject as it stands in test ids: its name, and its adapter's where there is one."""
+    """A subject as in test ids: its name, and its adapter's where there is one."""
     name = spec.name or identity.name
     return name if identity.adapter is None or spec.family is not None else f"{name}+{identity.adapter}"
 

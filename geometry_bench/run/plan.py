@@ -129,7 +129,7 @@ def publication_target(source: str) -> PublicationTarget:
 
 
 def _check_requests(settings: Settings) -> None:
-    """Sets that a user named are read at once, so that a fault in them is told before anything is measured."""
+    """Sets that a user named are read at once, so that a fault in them is reported before anything is measured."""
     drawn = {role for role, _ in settings.requests.sources}
     for role in sorted(drawn):
         settings.requests.load(role)

@@ -102,7 +102,7 @@ class Labs(Protocol):
 class Target:
     """A subject of the claims of one scope.
 
-    Measurements go by ``id``, which stands in test ids too, and baselines by ``name`` and ``revision``.
+    Measurements go by ``id``, which test ids hold too, and baselines by ``name`` and ``revision``.
     """
 
     scope: ClassVar[Scope]
@@ -125,7 +125,7 @@ class Target:
         return claim.cases
 
     def key(self, claim: Claim, case: Case, prompts: Prompts) -> Key | None:
-        """What decides the measurement; None for what is always computed anew."""
+        """What decides the measurement; None for what is always computed again."""
         inputs = self.inputs_hash(claim, prompts)
         return Key(claim.id, claim.version, case.key, self.id, self.revision, inputs, **self.declared())
 
@@ -200,7 +200,7 @@ class ModelTarget(Target):
         return lab.facts(self.id)
 
     def inputs(self, lab: Lab, claim: Claim) -> Inputs:
-        return lab.inputs(claim.requires)
+        return lab.inputs(claim.requires, claim.published_requires)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from geometry_bench.records.measurement import Absence, NotApplicableError
 from geometry_bench.subjects.families import CONTROL
 
 ALIKE = 0.05
-"""Shares of energy that differ by less than this on average are called alike: the source shows curves, no figures."""
+"""Shares of energy that differ by less than this on average count as equal: the source shows curves, no numbers."""
 
 _INNER = slice(1, -1)
 """ρ between the ends of the sweep."""
@@ -120,7 +120,7 @@ def _estimate(
 def energy_linear(family: FamilyLab, case: Case) -> Estimates:
     """Energy kept by Top-K: its largest distance from the two controls (published), its excess over k/rows (corrected).
 
-    The excess is a mean over ρ from 0.25 to 0.75 and the blocks' matrices: at either end of the sweep all bases are alike,
+    The excess is a mean over ρ from 0.25 to 0.75 and the blocks' matrices: at either end of the sweep all bases agree,
     and embeddings overlap because all updates touch the rows of the same tokens.
     """
     start, task = case.parameters
@@ -187,7 +187,7 @@ def _curves(readings: Sequence[Reading], task: str, variant: Variant) -> dict[st
 
 
 def layer_restricted(family: FamilyLab, case: Case) -> Estimates:
-    """Energy that Top-K of one layer keeps of the harmful less of the useful update: the largest of the single layers."""
+    """Energy that Top-K of one block keeps of the harmful less of the useful update: the largest over single blocks."""
     (start,) = case.parameters
     return {variant: _layer_restricted(family, start, variant) for variant in VARIANTS}
 
