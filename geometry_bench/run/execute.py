@@ -81,6 +81,10 @@ class Session:
             self._resumed.add(task.place)
         self._done[task.place] = measurement
 
+    def know(self, measurement: Measurement) -> None:
+        """Have a measurement that a worker made, for what is computed from it."""
+        self._done.setdefault((measurement.key, measurement.subject.id), measurement)
+
     def is_resumed(self, measurement: Measurement) -> bool:
         """Whether the measurement is unchanged in the file that it came from."""
         return (measurement.key, measurement.subject.id) in self._resumed
