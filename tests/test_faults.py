@@ -176,7 +176,9 @@ def test_options_that_do_not_fit(refused: Refused, tiny: Path, arguments: list[s
 
 def test_results_that_cannot_be_written_or_read(refused: Refused, work: Path, tiny: Path) -> None:
     (work / "file").write_text("")
-    assert "file/below/records.jsonl cannot be written (Not a directory)" in refused(f"--model={tiny}", "--results=file/below")
+    assert "file/below/records.jsonl cannot be written (Not a directory)" in refused(
+        f"--model={tiny}", "--results=file/below"
+    )
     (work / "results").mkdir()
     (work / "results" / "records.jsonl").write_text(json.dumps({"schema_version": SCHEMA + 1}) + "\n")
     assert "records.jsonl line 1 has schema" in refused(f"--model={tiny}", "--resume")
@@ -185,7 +187,9 @@ def test_results_that_cannot_be_written_or_read(refused: Refused, work: Path, ti
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
 def test_results_without_permission(refused: Refused, work: Path, tiny: Path) -> None:
     (work / "closed").mkdir(mode=0o500)
-    assert "closed/records.jsonl cannot be written (Permission denied)" in refused(f"--model={tiny}", "--results=closed")
+    assert "closed/records.jsonl cannot be written (Permission denied)" in refused(
+        f"--model={tiny}", "--results=closed"
+    )
 
 
 @pytest.mark.parametrize(

@@ -415,7 +415,7 @@ def test_a_single_model_is_not_held_against_a_group(tmp_path: Path) -> None:
     against = Output(baselines=tmp_path, against="group/zoo-base")
     with pytest.raises(GeometryBenchError, match="a baseline of several models together"):
         Bench(Request((SubjectSpec(ZOO),)), against)
-    assert Bench(Request((SubjectSpec(ZOO),), groups=embedded_groups()[:1]), against).baselines.against is not None
+    assert Bench(Request((SubjectSpec(ZOO),), groups=embedded_groups()[:1]), against).baselines.against
 
 
 def test_embedded_groups_name_models_that_are_there() -> None:
