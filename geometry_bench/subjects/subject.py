@@ -22,6 +22,7 @@ from geometry_bench.subjects.quiet import quiet_transformers
 from geometry_bench.subjects.selfcheck import self_check
 from geometry_bench.subjects.settings import position_limit
 from geometry_bench.subjects.spec import Identity, SubjectSpec
+from geometry_bench.subjects.streams import notes_of, residual_stream
 
 _CHECK_SYSTEM = "You answer briefly."
 _CHECK_USER = "Name the colour of a clear sky at noon."
@@ -56,7 +57,8 @@ class Subject:
         self.blocks = find_blocks(model)
         self.tokenizer_hash = tokenizer_hash
         self.unused_tensors = unused_tensors
-        self.notes = (*notes, *chat.notes)
+        self.text_config = text_config(self.backbone)
+        self.notes = (*notes, *notes_of(self.text_config), *chat.notes)
         """What was skipped, guessed or substituted, one sentence each: a record holds them, a run prints them."""
         embedding = cast(nn.Module, cast(Any, self.backbone).get_input_embeddings())
         weight = next(embedding.parameters())
@@ -104,7 +106,7 @@ class Subject:
         Layers and width are taken from the model: configurations may leave them to their family's defaults.
         """
         text = text_config(find_backbone(model))
-        identity = replace(identity, layers=int(text.num_hidden_layers), width=int(text.hidden_size))
+        identity = replace(identity, layers=len(find_blocks(model)), width=int(text.hidden_size))
         chat = ChatFormat(tokenizer, max_length=position_limit(text, tokenizer))
         subject = cls(
             spec,
@@ -120,6 +122,10 @@ class Subject:
         ids = chat.encode(system, _CHECK_USER).ids
         self_check(subject.backbone, subject.blocks, ids, layers=identity.layers, width=identity.width)
         return subject
+
+    def residual_stream(self, block: int, output: Any) -> torch.Tensor:
+        """Residual stream (batch, positions, width) after a block, out of what it returned."""
+        return residual_stream(self.text_config, block, output)
 
     @property
     def n_layers(self) -> int:
