@@ -56,8 +56,8 @@ def _locate(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
     base = without_adapter(model)
     config = text_config(base)
     # Where both are there, the first counts the attentions of blocks that hold two each (Longcat).
-    counts = [getattr(config, key, None) for key in ("num_hidden_layers", "num_layers")]
-    counts = [count for count in counts if isinstance(count, int) and count > 0]
+    declared = [getattr(config, key, None) for key in ("num_hidden_layers", "num_layers")]
+    counts = [count for count in declared if isinstance(count, int) and count > 0]
     name = type(base).__name__
     if not counts:
         raise GeometryBenchError(f"The configuration of {name} names no number of layers; it is not a text decoder.")

@@ -14,12 +14,16 @@ from torch import nn
 
 from geometry_bench import hub
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.subjects import hashing
-from geometry_bench.subjects.adapters import first_sentence, with_adapter
+from geometry_bench.subjects import gguf, hashing
+from geometry_bench.subjects.adapters import adapter_notes, first_sentence, with_adapter
+from geometry_bench.subjects.describe import read_json
+from geometry_bench.subjects.quantised import dequantised_note, in_one_dtype, method_of
 from geometry_bench.subjects.quiet import quiet_transformers
 from geometry_bench.subjects.settings import device_of, dtype_of, has_accelerate
 from geometry_bench.subjects.spec import Identity, SubjectSpec, has_tokenizer, resolve
 from geometry_bench.subjects.subject import Subject
+from geometry_bench.subjects.tokenizers import load_tokenizer
+from geometry_bench.subjects.unused import unused_notes
 from geometry_bench.subjects.values import refuse_bad_values
 
 _SNAPSHOT_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py")
@@ -38,18 +42,35 @@ def load(spec: SubjectSpec, identity: Identity | None = None) -> Subject:
     identity = identity if identity is not None else resolve(spec)
     folder = identity.path if identity.path is not None else _download(spec, identity)
     identity = replace(identity, path=folder)
+    packed = gguf.read(folder) if folder.suffix == gguf.SUFFIX else None
+    quantisation = packed.quantisation if packed else method_of(read_json(folder / "config.json"))
     with quiet_transformers():
         device, device_map = device_of(spec.device)
         dtype = dtype_of(spec, folder, device)
         model, unused = _model(spec, folder, identity.name, dtype, device, device_map)
+        formats = in_one_dtype(model, dtype)
+        notes = []
+        if quantisation is not None and method_of(model.config) is None:
+            notes.append(dequantised_note(quantisation))
+        elif formats:
+            notes.append(f"tensors stored as {' and '.join(formats)} are cast to one format")
+        notes += unused_notes(model, unused)
         if spec.adapter is not None:
             model = with_adapter(spec, model)
         model.eval()
         model.requires_grad_(False)
         refuse_bad_values(model, folder, spec)
-        tokenizer = _tokenizer(spec, folder, identity.name)
+        notes += adapter_notes(model)
+        tokenizer, digest, of_tokenizer = load_tokenizer(spec, folder, identity.name)
         return Subject.checked(
-            spec, identity, model, tokenizer, tokenizer_hash=hashing.tokenizer_hash(folder), unused_tensors=unused
+            spec,
+            identity,
+            model,
+            tokenizer,
+            tokenizer_hash=digest,
+            unused_tensors=unused,
+            quantisation=quantisation,
+            notes=(*notes, *of_tokenizer),
         )
 
 
@@ -92,8 +113,12 @@ def _model(
     from safetensors import SafetensorError
     from transformers import AutoConfig
 
-    hashing.weight_files(folder, allow_pickle=spec.allow_pickle)
+    place = folder
     options: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
+    if folder.suffix == gguf.SUFFIX:
+        place, options = folder.parent, options | gguf.options(folder)
+    else:
+        hashing.weight_files(folder, allow_pickle=spec.allow_pickle)
     if spec.attention is not None:
         options["attn_implementation"] = spec.attention
     if device_map is not None:
@@ -101,9 +126,10 @@ def _model(
     elif device.type != "cpu":
         options["device_map"] = {"": device} if has_accelerate() else None
     try:
-        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=spec.trust_remote_code)
+        known = {key: options[key] for key in ("trust_remote_code", "gguf_file") if key in options}
+        config = AutoConfig.from_pretrained(str(place), **known)
         model, info = _auto_class(config).from_pretrained(
-            str(folder),
+            str(place),
             config=config,
             dtype=dtype,
             use_safetensors=None if spec.allow_pickle else True,
@@ -152,12 +178,3 @@ def _refuse_incomplete(info: dict[str, Any], name: str) -> None:
     errors = list(info.get("error_msgs", ()) or ())
     if errors:
         raise GeometryBenchError(f"{name} cannot be loaded: {str(errors[0]).splitlines()[0][:300]}")
-
-
-def _tokenizer(spec: SubjectSpec, folder: Path, name: str) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=spec.trust_remote_code)
-    except Exception as error:  # the Rust tokenizers raise bare Exception for a broken file
-        raise GeometryBenchError(f"The tokenizer of {name} cannot be loaded: {first_sentence(error)}") from error

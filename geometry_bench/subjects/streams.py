@@ -40,7 +40,7 @@ def one_stream(config: Any, value: Tensor) -> Tensor:
         return value[config.altup_active_idx]
     count = _hyper_connections(config)
     if count > 1 and value.ndim == 3 and value.shape[-1] == count * config.hidden_size:
-        value = value.unflatten(-1, (count, config.hidden_size))
+        value = value.reshape(*value.shape[:2], count, config.hidden_size)
     return value.mean(dim=2) if count > 1 and value.ndim == 4 else value
 
 

@@ -18,6 +18,7 @@ from geometry_bench.prompts.render import ChatFormat
 from geometry_bench.subjects import memory
 from geometry_bench.subjects.blocks import find_backbone, find_blocks, input_device, text_config
 from geometry_bench.subjects.measuring import has_hooks, measuring
+from geometry_bench.subjects.quantised import method_of
 from geometry_bench.subjects.quiet import quiet_transformers
 from geometry_bench.subjects.selfcheck import self_check
 from geometry_bench.subjects.settings import position_limit
@@ -46,6 +47,7 @@ class Subject:
         *,
         tokenizer_hash: str,
         unused_tensors: tuple[str, ...] = (),
+        quantisation: str | None = None,
         notes: tuple[str, ...] = (),
     ) -> None:
         self.spec = spec
@@ -66,8 +68,7 @@ class Subject:
         self.dtype: str = _dtype_name(weight.dtype)
         config = cast(Any, self.backbone).config
         self.attention: str = str(getattr(config, "_attn_implementation", None) or "eager")
-        method = getattr(cast(Any, model).config, "quantization_config", None)
-        self.quantisation: str | None = None if method is None else _quantisation_name(method)
+        self.quantisation: str | None = quantisation or method_of(cast(Any, model).config)
         self._measuring = False
         self._interventions = 0
 
@@ -99,6 +100,7 @@ class Subject:
         *,
         tokenizer_hash: str,
         unused_tensors: tuple[str, ...] = (),
+        quantisation: str | None = None,
         notes: tuple[str, ...] = (),
     ) -> Subject:
         """A subject whose blocks have passed the self-check on one short prompt; raises as that does.
@@ -116,6 +118,7 @@ class Subject:
             chat,
             tokenizer_hash=tokenizer_hash,
             unused_tensors=unused_tensors,
+            quantisation=quantisation,
             notes=notes,
         )
         system = "" if chat.system_policy == "not_applicable" else _CHECK_SYSTEM
@@ -219,8 +222,3 @@ class Subject:
 
 def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _quantisation_name(config: Any) -> str:
-    method = config.get("quant_method") if isinstance(config, dict) else getattr(config, "quant_method", None)
-    return str(getattr(method, "value", method) or type(config).__name__)

@@ -10,7 +10,7 @@ from typing import Any
 
 from geometry_bench import hub
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.safetensor import READABLE, Array32, Stored, read_header, read_rows, slices
+from geometry_bench.safetensor import READABLE, Array32, Stored, read_headers, read_rows, slices
 from geometry_bench.subjects import hashing
 from geometry_bench.subjects.describe import read_json, refuse_non_decoder
 from geometry_bench.subjects.families import Family, Member
@@ -128,10 +128,7 @@ def open_checkpoint(spec: SubjectSpec) -> Checkpoint:
     config = read_json(folder / "config.json")
     if config.get("quantization_config"):
         raise GeometryBenchError(f"{name} is quantised; updates are taken between float weights, give those.")
-    tensors: dict[str, Stored] = {}
-    for file in hashing.weight_files(folder):
-        if file.suffix == ".safetensors":
-            tensors.update(read_header(file))
+    tensors = read_headers(file for file in hashing.weight_files(folder) if file.suffix == ".safetensors")
     _refuse_incomplete(folder, tensors)
     checkpoint = Checkpoint(name, folder, config, dict(sorted(tensors.items())), None, _tied(config, tensors))
     return checkpoint if spec.adapter is None else _with_adapter(checkpoint, Path(spec.adapter).expanduser(), name)
