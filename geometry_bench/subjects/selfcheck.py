@@ -58,6 +58,8 @@ def self_check(backbone: nn.Module, blocks: list[nn.Module], ids: tuple[int, ...
                 f"Block {index} of {name} gives NaN or infinite activations in {_short(ours.dtype)} on a short prompt; "
                 "try --dtype float32."
             )
+    if not any(bool(ours.any()) for ours in outputs.values()):
+        raise GeometryBenchError(f"Every activation of {name} is zero on a short prompt: its weights are empty.")
     config = text_config(backbone)
     theirs = [one_stream(config, state.detach().to("cpu")) for state in states]
     after = [_difference(outputs[index], theirs[index + 1]) for index in range(layers - 1)]

@@ -200,7 +200,7 @@ def _parallel(lab: Lab, variant: Variant, *, centred: bool) -> Estimate:
     )
 
 
-def _neutral_null(lab: Lab, value: float, *, centred: bool) -> Null:
+def _neutral_null(lab: Lab, value: float, *, centred: bool) -> Null | None:
     """What unrelated groups of neutral instructions give: halves, or two quarters centred on the rest."""
     neutral = lab.requests(NEUTRAL, rendering="text")
     states, topics = neutral.states[MEAN_KEPT], np.array(neutral.topics)
