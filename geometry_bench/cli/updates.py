@@ -87,6 +87,8 @@ def updates(
     )
     changed = sum(bool(report.norm) for report in reports)
     typer.echo(f"\n{changed} of {len(reports)} tensors differ between {update.start.name} and {update.end.name}")
+    if update.left_out:
+        typer.echo(update.left_out)
 
 
 def project(

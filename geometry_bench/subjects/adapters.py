@@ -63,8 +63,8 @@ def _refuse_homeless(adapted: Any, folder: Path, model: str) -> None:
     homeless = sorted(name for name in load_peft_weights(str(folder), device="cpu") if name not in known)
     if homeless:
         raise GeometryBenchError(
-            f"The adapter {folder} holds {len(homeless)} weights that {model} has no place for ({homeless[0]} the first); it "
-            "was made for another model."
+            f"The adapter {folder} holds {len(homeless)} weights that {model} has no place for ({homeless[0]} the first); "
+            "it was made for another model."
         )
 
 

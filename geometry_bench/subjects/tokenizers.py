@@ -75,7 +75,7 @@ def _from_folder(spec: SubjectSpec, folder: Path, name: str) -> Any:
         sentencepiece = any(folder.glob("*.model")) and not (folder / "tokenizer.json").is_file()
         if sentencepiece and importlib.util.find_spec("sentencepiece") is None:
             raise GeometryBenchError(
-                f"The tokenizer of {name} is a sentencepiece model, and sentencepiece is not installed; install it, or save a "
-                "tokenizer.json next to the weights."
+                f"The tokenizer of {name} is a sentencepiece model, and sentencepiece is not installed; install it, or save "
+                "a tokenizer.json next to the weights."
             ) from error
         raise GeometryBenchError(f"The tokenizer of {name} cannot be loaded: {first_sentence(error)}") from error

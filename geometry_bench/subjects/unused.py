@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, cast
 
 from torch import nn
 
@@ -28,8 +27,8 @@ def unused_notes(model: nn.Module, unused: Sequence[str]) -> list[str]:
     }
     if left_out:
         return [
-            f"the checkpoint stores {len(left_out)} blocks (from block {min(left_out)} on) beyond the {run} that config.json "
-            f"names: they are not run ({len(unused)} tensors)"
+            f"the checkpoint stores {len(left_out)} blocks (from block {min(left_out)} on) beyond the {run} that "
+            f"config.json names: they are not run ({len(unused)} tensors)"
         ]
     plural = "tensors have" if len(unused) > 1 else "tensor has"
     return [f"{len(unused)} stored {plural} no place in the model and are not used ({unused[0]} the first)"]

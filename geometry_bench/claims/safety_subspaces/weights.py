@@ -76,7 +76,7 @@ def _estimate(
     start: str,
     chosen: Sequence[Reading],
     statistic: Statistic,
-    null: Null | None | Callable[[float], Null | None],
+    null: Null | Callable[[float], Null | None] | None,
     details: dict[str, float | None],
     curves: Mapping[str, Curve],
     *,
