@@ -17,9 +17,9 @@ from geometry_bench.errors import GeometryBenchError
 from geometry_bench.subjects import gguf, hashing
 from geometry_bench.subjects.adapters import adapter_notes, first_sentence, with_adapter
 from geometry_bench.subjects.describe import read_json
-from geometry_bench.subjects.quantised import dequantised_note, in_one_dtype, method_of
+from geometry_bench.subjects.quantised import dequantise, quantisation_of
 from geometry_bench.subjects.quiet import quiet_transformers
-from geometry_bench.subjects.settings import device_of, dtype_of, has_accelerate
+from geometry_bench.subjects.settings import device_of, dtype_of, has_accelerate, stored_tensors
 from geometry_bench.subjects.spec import Identity, SubjectSpec, has_tokenizer, resolve
 from geometry_bench.subjects.subject import Subject
 from geometry_bench.subjects.tokenizers import load_tokenizer
@@ -42,19 +42,16 @@ def load(spec: SubjectSpec, identity: Identity | None = None) -> Subject:
     identity = identity if identity is not None else resolve(spec)
     folder = identity.path if identity.path is not None else _download(spec, identity)
     identity = replace(identity, path=folder)
-    packed = gguf.read(folder) if folder.suffix == gguf.SUFFIX else None
-    quantisation = packed.quantisation if packed else method_of(read_json(folder / "config.json"))
+    quantisation = _quantisation(spec, folder)
     with quiet_transformers():
         device, device_map = device_of(spec.device)
         dtype = dtype_of(spec, folder, device)
         model, unused = _model(spec, folder, identity.name, dtype, device, device_map)
-        formats = in_one_dtype(model, dtype)
-        notes = []
-        if quantisation is not None and method_of(model.config) is None:
-            notes.append(dequantised_note(quantisation))
-        elif formats:
-            notes.append(f"tensors stored as {' and '.join(formats)} are cast to one format")
-        notes += unused_notes(model, unused)
+        notes = unused_notes(model, unused)
+        if quantisation is not None and (taken_back := dequantise(model, quantisation, dtype)):
+            notes.append(taken_back)
+        if folder.suffix == gguf.SUFFIX:
+            identity = replace(identity, architecture=type(model).__name__)
         if spec.adapter is not None:
             model = with_adapter(spec, model)
         model.eval()
@@ -77,6 +74,12 @@ def load(spec: SubjectSpec, identity: Identity | None = None) -> Subject:
 # Files
 
 
+def _quantisation(spec: SubjectSpec, folder: Path) -> str | None:
+    if folder.suffix == gguf.SUFFIX:
+        return gguf.read(folder).quantisation
+    return quantisation_of(stored_tensors(spec, folder), read_json(folder / "config.json"))
+
+
 def _download(spec: SubjectSpec, identity: Identity) -> Path:
     patterns = [*_SNAPSHOT_FILES, *(("*.bin",) if spec.allow_pickle else ())]
     folder = hub.snapshot(identity.name, identity.revision, patterns)
@@ -90,7 +93,10 @@ def _download(spec: SubjectSpec, identity: Identity) -> Path:
 
 
 def _auto_class(config: Any) -> Any:
-    """The auto class whose table knows this configuration: text decoders first, then multimodal wrappers."""
+    """The auto class whose table knows this configuration: text decoders first, then multimodal wrappers.
+
+    A text model that was saved out of a wrapper stands in no table; its configuration names its class.
+    """
     import transformers
 
     auto_map = getattr(config, "auto_map", None) or {}
@@ -98,7 +104,8 @@ def _auto_class(config: Any) -> Any:
         auto = getattr(transformers, name, None)
         if auto is not None and (type(config) in auto._model_mapping or name in auto_map):
             return auto
-    return transformers.AutoModelForCausalLM
+    declared = (getattr(config, "architectures", None) or [""])[0]
+    return getattr(transformers, declared, transformers.AutoModelForCausalLM)
 
 
 def _model(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -28,7 +27,7 @@ def method_of(config: Any) -> str | None:
 def refuse_bare_scales(tensors: Iterable[Stored], config: Mapping[str, Any], name: str) -> None:
     """Raise GeometryBenchError where eight-bit weights have scales that no configuration says how to apply."""
     tensors = list(tensors)
-    if method_of(config) is not None or not any(is_eight_bit(tensor.dtype) for tensor in tensors):
+    if method_of(config) is not None or not any(_is_eight_bit(tensor.dtype) for tensor in tensors):
         return
     scales = [one.name for one in tensors if one.name.rpartition(".")[2].startswith(("weight_scale", "scale"))]
     if scales or any(one.dtype == "F8_E8M0" for one in tensors):
@@ -39,33 +38,27 @@ def refuse_bare_scales(tensors: Iterable[Stored], config: Mapping[str, Any], nam
         )
 
 
-def is_eight_bit(dtype: str) -> bool:
-    """Whether a stored type is a float of eight bits."""
-    return dtype.startswith("F8_")
+def quantisation_of(tensors: Iterable[Stored], config: Mapping[str, Any]) -> str | None:
+    """How a checkpoint's weights are quantised, None where they are floats of 16 bits or more."""
+    return method_of(config) or ("fp8" if any(_is_eight_bit(tensor.dtype) for tensor in tensors) else None)
 
 
-def dequantised_note(quantisation: str) -> str:
-    """What a reader of values must know of weights that are not computed with as they are stored."""
+def dequantise(model: nn.Module, quantisation: str, dtype: torch.dtype | str) -> str:
+    """Cast weights that are left in other formats than ``dtype`` (and float32), and the note that says so.
+
+    A model that is computed with its quantised weights is left as it is, and the note is "".
+    """
+    if method_of(getattr(model, "config", None)) is not None:
+        return ""
+    wanted = torch.bfloat16 if isinstance(dtype, str) else dtype
+    for one in model.parameters():
+        if one.is_floating_point() and one.dtype not in (wanted, torch.float32):
+            one.data = one.data.to(wanted)
     return f"the weights are stored as {quantisation} and are taken back to floats to be computed with"
 
 
-def in_one_dtype(model: nn.Module, dtype: torch.dtype | str) -> list[str]:
-    """Cast weights of other number formats than ``dtype`` (and float32) to it; returns the formats that there were.
-
-    A model that is computed with its quantised weights is left as it is.
-    """
-    if method_of(getattr(model, "config", None)) is not None:
-        return []
-    if isinstance(dtype, str):
-        counts: Counter[torch.dtype] = Counter()
-        for value in model.parameters():
-            counts[value.dtype] += value.numel() if value.is_floating_point() and value.element_size() > 1 else 0
-        dtype = counts.most_common(1)[0][0]
-    odd = [one for one in model.parameters() if one.is_floating_point() and one.dtype not in (dtype, torch.float32)]
-    found = sorted({str(one.dtype).removeprefix("torch.") for one in odd})
-    for one in odd:
-        one.data = one.data.to(dtype)
-    return found
+def _is_eight_bit(dtype: str) -> bool:
+    return dtype.startswith("F8_")
 
 
 def _get(holder: Any, name: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.safetensor import read_headers
+from geometry_bench.safetensor import Stored, read_headers
 from geometry_bench.subjects import gguf, hashing
 from geometry_bench.subjects.describe import read_json
 from geometry_bench.subjects.quantised import DEQUANTISED, method_of, refuse_bare_scales
@@ -72,14 +72,17 @@ def dtype_of(spec: SubjectSpec, folder: Path, device: torch.device) -> torch.dty
         return (
             torch.float32 if device.type == "cpu" and gguf.read(folder).parameters < FLOAT32_LIMIT else torch.bfloat16
         )
-    count, stored = _stored(folder, spec)
+    by_dtype: Counter[str] = Counter()
+    for tensor in stored_tensors(spec, folder):
+        by_dtype[tensor.dtype] += tensor.size
     method = method_of(read_json(folder / "config.json"))
     if method is not None and (method not in DEQUANTISED or device.type == "cuda"):
         return "auto"  # quantised weights decide for themselves
-    if device.type == "cpu" and 0 < count < FLOAT32_LIMIT:
+    if device.type == "cpu" and 0 < by_dtype.total() < FLOAT32_LIMIT:
         return torch.float32
-    if stored is None:
+    if not by_dtype:
         return "auto"
+    stored = by_dtype.most_common(1)[0][0]
     return DTYPES[_HEADER_DTYPES[stored]] if stored in _HEADER_DTYPES else torch.bfloat16
 
 
@@ -98,15 +101,12 @@ def has_accelerate() -> bool:
     return importlib.util.find_spec("accelerate") is not None
 
 
-def _stored(folder: Path, spec: SubjectSpec) -> tuple[int, str | None]:
-    """Number of stored parameters and the dtype of most of them; (0, None) for pickle weights, which are not opened.
+def stored_tensors(spec: SubjectSpec, folder: Path) -> list[Stored]:
+    """What the headers of a folder's safetensors files declare; nothing for pickle weights, which are not opened.
 
     Raises GeometryBenchError for a tensor in two files, and for eight-bit weights with scales that nothing explains.
     """
     files = hashing.weight_files(folder, allow_pickle=spec.allow_pickle)
-    tensors = read_headers(file for file in files if file.suffix == ".safetensors")
-    refuse_bare_scales(tensors.values(), read_json(folder / "config.json"), str(folder))
-    by_dtype: Counter[str] = Counter()
-    for tensor in tensors.values():
-        by_dtype[tensor.dtype] += tensor.size
-    return by_dtype.total(), by_dtype.most_common(1)[0][0] if by_dtype else None
+    tensors = list(read_headers(file for file in files if file.suffix == ".safetensors").values())
+    refuse_bare_scales(tensors, read_json(folder / "config.json"), str(folder))
+    return tensors

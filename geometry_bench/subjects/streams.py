@@ -51,7 +51,8 @@ def notes_of(config: Any) -> Iterator[str]:
     if (count := _hyper_connections(config)) > 1:
         yield f"{count} residual streams (hyper-connections): their mean is read"
     if skipped := cross_attention(config):
-        yield f"{len(skipped)} blocks attend to images alone and are left out: text does not run them"
+        named = ", ".join(map(str, sorted(skipped)))
+        yield f"the blocks that attend to images alone ({named}) are left out: text does not run them"
 
 
 def cross_attention(config: Any) -> frozenset[int]:

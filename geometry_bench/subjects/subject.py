@@ -24,6 +24,7 @@ from geometry_bench.subjects.selfcheck import self_check
 from geometry_bench.subjects.settings import position_limit
 from geometry_bench.subjects.spec import Identity, SubjectSpec
 from geometry_bench.subjects.streams import notes_of, residual_stream
+from geometry_bench.subjects.tokenizers import refuse_mute
 
 _CHECK_SYSTEM = "You answer briefly."
 _CHECK_USER = "Name the colour of a clear sky at noon."
@@ -109,6 +110,7 @@ class Subject:
         """
         text = text_config(find_backbone(model))
         identity = replace(identity, layers=len(find_blocks(model)), width=int(text.hidden_size))
+        refuse_mute(tokenizer, identity.name)
         chat = ChatFormat(tokenizer, max_length=position_limit(text, tokenizer))
         subject = cls(
             spec,

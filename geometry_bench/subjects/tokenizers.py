@@ -19,14 +19,13 @@ _PROBE = "Name the colour of a clear sky at noon."
 def load_tokenizer(spec: SubjectSpec, folder: Path, name: str) -> tuple[Any, str, tuple[str, ...]]:
     """Tokenizer, its hash, and notes on where it comes from; ``folder`` may be a GGUF file.
 
-    Raises GeometryBenchError when it cannot be loaded, or makes no tokens of a plain sentence.
+    Raises GeometryBenchError when it cannot be loaded.
     """
     tokenizer, notes, folders = _from_folder(spec, folder, name), list[str](), [folder]
     if spec.adapter is not None:
         adapter = Path(spec.adapter).expanduser()
         tokenizer, notes = _with_adapter(spec, tokenizer, adapter)
         folders += [adapter] if notes else []
-    refuse_mute(tokenizer, name)
     return tokenizer, hashing.tokenizer_hash(*folders), tuple(notes)
 
 
