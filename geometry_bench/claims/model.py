@@ -12,8 +12,9 @@ from geometry_bench.published.subject import PublishedSubject
 from geometry_bench.records.estimates import Estimate, Variant
 
 Estimates = Mapping[Variant, Estimate]
-Scope = Literal["model", "group", "family", "panel", "publication"]
-"""What a claim is about: one model, a group about its reference, a family's weights, all models of a run, a publication."""
+Scope = str
+"""What a claim is about: one ``model``, a ``group`` about its reference, a ``family``'s weights, the ``panel`` of all models
+of a run, a ``publication``, or a further kind that has a target of its own."""
 
 ReportedValue = Callable[[PublishedSubject, "Case"], float | None]
 """The source's value for a published subject and a case; None where it has none."""
@@ -32,7 +33,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Case:
-    """One parameter set of a claim; ``key`` stands in the test id, empty where a claim has one case only."""
+    """One parameter set of a claim; ``key`` is part of the test id, empty where a claim has one case only."""
 
     key: str = ""
     parameters: tuple[str, ...] = ()
@@ -44,7 +45,8 @@ class Claim:
 
     ``measure`` takes the lab of its ``scope`` (``Lab``, ``GroupLab``, ``FamilyLab``, ``Panel`` or ``Publication``) and a
     case and returns an estimate for each variant; it raises ``NotApplicableError`` where a subject lacks what it needs.
-    ``requires`` names the prompts that it is measured on. ``reported`` reads or derives the source's value for a published
+    ``requires`` names the prompts that it is measured on, ``published_requires`` those of the published variant where they
+    are read in another way. ``reported`` reads or derives the source's value for a published
     subject. ``smallest_change`` is the smallest difference between two subjects, in units of the value, that would matter
     to a user. ``reads`` names the claims whose measurements a panel takes. ``per_member`` adds a case for each member of a
     group, or for each but the reference.
@@ -59,6 +61,7 @@ class Claim:
     version: int = 1
     scope: Scope = "model"
     requires: Requirements = NO_PROMPTS
+    published_requires: Requirements | None = None
     cases: tuple[Case, ...] = (Case(),)
     criterion: Criterion = field(default_factory=Above)
     published_criterion: Criterion | None = field(default_factory=lambda: Above(beyond_null=False))

@@ -113,7 +113,7 @@ def sets_of(variant: Variant) -> tuple[str, str]:
 
 
 def classes(lab: Lab, variant: Variant, pooling: Pooling | None = None, sets: tuple[str, str] | None = None) -> Classes:
-    """The two classes of a variant, or of other ``sets``, in its pooling unless told otherwise."""
+    """The two classes of a variant, or of other ``sets``, in its pooling by default."""
     return _classes(lab, sets or sets_of(variant), pooling or POOLING[variant])
 
 
@@ -126,9 +126,3 @@ def _classes(lab: Lab, names: tuple[str, str], pooling: Pooling) -> Classes:
         states=np.concatenate([safe.states[pooling], harmful.states[pooling]]),
         lengths=np.array([*safe.lengths, *harmful.lengths], dtype=np.int64),
     )
-
-
-def notes(lab: Lab, sets: Sequence[str]) -> list[str]:
-    """Circumstances of the prompts that a reader of the value must know."""
-    cut = sum(lab.requests(name, rendering="text").truncated for name in sets)
-    return [f"{cut} requests shortened to fit the model's context"] if cut else []

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from tabulate import tabulate
 
-from geometry_bench.cli.text import wrapped
+from geometry_bench.cli.text import AsJson, print_table
 from geometry_bench.errors import GeometryBenchError
 
 if TYPE_CHECKING:
     from geometry_bench.records.measurement import Measurement
 
-baseline_app = typer.Typer(help="Stored baselines: which there are, and what one of them holds.", no_args_is_help=True)
+baseline_app = typer.Typer(help="Stored baselines: list them, and print one.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -26,16 +25,17 @@ def register(app: typer.Typer) -> None:
 
 def leaderboard(
     results: Annotated[
-        list[Path] | None, typer.Option(help="Results folder with measured records; repeatable.", metavar="DIR")
+        list[Path] | None, typer.Option(help="Results folder of a run; repeatable.", metavar="DIR")
     ] = None,
     format: Annotated[str, typer.Option(help="csv, html, json, latex or markdown.")] = "markdown",
     output: Annotated[Path | None, typer.Option(help="File to write instead of the terminal.", metavar="FILE")] = None,
     published: Annotated[bool, typer.Option(help="Show the published values.")] = True,
     claim: Annotated[
-        list[str] | None, typer.Option(help="Only claims of this id or pattern (safety.*); repeatable.")
+        list[str] | None,
+        typer.Option(help="Only claims with this id, or that match this pattern (safety.*); repeatable."),
     ] = None,
 ) -> None:
-    """Print a table a claim: published values, and your measurements beside them."""
+    """Print a table for each claim: published values, and your measurements below them."""
     from geometry_bench.judging import judge_run
     from geometry_bench.records.files import RECORDS, read_measurements
     from geometry_bench.report.board import board
@@ -59,8 +59,11 @@ def leaderboard(
 
 
 def compare(
-    new: Annotated[Path, typer.Argument(help="Results folder, or baseline file, of what was made.", metavar="NEW")],
-    old: Annotated[Path, typer.Argument(help="The same of what it was made from.", metavar="OLD")],
+    new: Annotated[
+        Path,
+        typer.Argument(help="Results folder or baseline file of the new subject, such as a fine-tune.", metavar="NEW"),
+    ],
+    old: Annotated[Path, typer.Argument(help="The same of the old one, such as its parent.", metavar="OLD")],
 ) -> None:
     """Compare two results or baselines: has a value moved? Nothing is measured.
 
@@ -85,8 +88,8 @@ _Baselines = Annotated[
 
 
 @baseline_app.command("list")
-def baseline_list(baselines: _Baselines = None) -> None:
-    """List stored baselines: subject, revision, settings, cases, where the file lies."""
+def baseline_list(baselines: _Baselines = None, as_json: AsJson = False) -> None:
+    """List stored baselines: subject, revision, settings, cases, file."""
     from geometry_bench.records.baselines import BaselineStore
 
     rows = [
@@ -99,14 +102,15 @@ def baseline_list(baselines: _Baselines = None) -> None:
         )
         for found in BaselineStore.beside(baselines).all()
     ]
-    typer.echo(
-        tabulate(rows, ("subject", "revision", "settings", "cases", "file")) if rows else "no baselines are stored"
-    )
+    headers = ("subject", "revision", "settings", "cases", "file")
+    print_table(headers, rows, as_json=as_json, wraps=("file",), below="" if rows else "no baselines are stored")
 
 
 @baseline_app.command("show")
 def baseline_show(
-    subject: Annotated[str, typer.Argument(help="Subject as `baseline list` prints it.")], baselines: _Baselines = None
+    subject: Annotated[str, typer.Argument(help="Subject as `baseline list` prints it.")],
+    baselines: _Baselines = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print one subject's stored values, verdicts and the reasons given when they were stored."""
     from geometry_bench.judging import judge_run
@@ -119,11 +123,11 @@ def baseline_show(
         raise GeometryBenchError(
             f"No baseline is stored for {subject}: stored are {', '.join(store.names()) or 'none'}."
         )
+    headers = ("case", "value", "null", "verdict", "reason stored")
     for found in stored:
-        typer.echo(f"{found.path}")
         rows = []
         for one in judge_run(found.baseline.measurements()):
             estimate, note = one.measurement.estimate, found.baseline.cases[one.measurement.key].reason
             verdict = str(one.claim.verdict)
-            rows.append((one.measurement.key, value_text(estimate), null_text(estimate), verdict, wrapped(note, 30)))
-        typer.echo(tabulate(rows, ("case", "value", "null", "verdict", "reason stored"), disable_numparse=True))
+            rows.append((one.measurement.key, value_text(estimate), null_text(estimate), verdict, note))
+        print_table(headers, rows, as_json=as_json, wraps=("reason stored",), above=str(found.path))

@@ -150,5 +150,6 @@ class GroupLab(Memo):
                 "injected_text": None,
                 "truncated_prompts": sum(one.truncated_prompts or 0 for one in inputs),
                 "depth": self.depth,
+                "notes": list(dict.fromkeys(note for one in inputs for note in one.notes)),
             }
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -173,30 +173,36 @@ class Lab(Memo):
     def states(self, messages: str, rendering: Rendering) -> States:
         """Last-token block outputs of every condition: name -> (messages, layers, width), float32.
 
-        Where both renderings give the same tokens they share one capture.
+        Where both renderings give the same tokens they share one capture; not in 16 bits, where batching changes values
+        beyond the source's resolution and the source passed one prompt at a time.
         """
-        if rendering == "published" and self._same_tokens(messages):
+        alone = rendering == "published" and self.subject.dtype not in ("float32", "float64")
+        if rendering == "published" and not alone and self._same_tokens(messages):
             return self.states(messages, "corrected")
-        return self._captured(self.encoded(messages, rendering), f"{self.identity.name}: {messages}")
+        settings = replace(self._capture_settings, batch_size=1) if alone else self._capture_settings
+        return self._captured(self.encoded(messages, rendering), f"{self.identity.name}: {messages}", settings)
 
     def _same_tokens(self, messages: str) -> bool:
         corrected = self.encoded(messages, "corrected")
         return all(corrected[name] == prompts for name, prompts in self.encoded(messages, "published").items())
 
-    def _captured(self, encoded: Mapping[str, list[Encoded]], label: str) -> States:
+    def _captured(self, encoded: Mapping[str, list[Encoded]], label: str, settings: CaptureSettings) -> States:
         prompts = [prompt.ids for condition in encoded.values() for prompt in condition]
-        pooled = self._pooled(prompts, (LAST,), label)[LAST]
+        pooled = self._pooled(prompts, (LAST,), label, settings)[LAST]
         ends = np.cumsum([len(condition) for condition in encoded.values()])[:-1]
         return dict(zip(encoded, np.split(pooled, ends), strict=True))
 
     def _pooled(
-        self, prompts: Sequence[Sequence[int]], poolings: Sequence[Pooling], label: str
+        self,
+        prompts: Sequence[Sequence[int]],
+        poolings: Sequence[Pooling],
+        label: str,
+        settings: CaptureSettings | None = None,
     ) -> Mapping[Pooling, Array]:
         from geometry_bench.activations.capture import capture
 
-        return capture(
-            self.subject, prompts, poolings, label=label, cache=self._cache, **asdict(self._capture_settings)
-        )
+        how = asdict(settings or self._capture_settings)
+        return capture(self.subject, prompts, poolings, label=label, cache=self._cache, **how)
 
     @remembered
     def encoded_requests(self, name: str, rendering: RequestRendering) -> list[Encoded]:
@@ -312,14 +318,16 @@ class Lab(Memo):
         )
 
     @remembered
-    def inputs(self, required: Requirements) -> PromptInputs:
-        """What a record says of the prompts behind a value."""
+    def inputs(self, required: Requirements, published: Requirements | None = None) -> PromptInputs:
+        """What a record says of the prompts behind a value, in the corrected variant unless both read them alike."""
         chat, messages, sets = self.subject.chat, required.messages, required.sets
         of_messages = [sorted(self.encoded(name, "corrected").items()) for name in messages]
         prompts = [prompt for conditions in of_messages for _, encoded in conditions for prompt in encoded]
         prompts += [prompt for name in sets for prompt in self.encoded_requests(name, required.rendering)]
         in_chat = bool(messages) or not sets or required.rendering == "chat"  # else no template has touched the prompts
-        read = [*(["last"] if messages or not sets else []), *(p.name for p in (*required.poolings, *required.placed))]
+        read = [*(["last"] if messages or not sets else []), *required.named()]
+        if published is not None:
+            read = [f"corrected {', '.join(read)}", f"published {published.rendering} {', '.join(published.named())}"]
         return PromptInputs(
             hash=required.inputs_hash(self.pack, self.request_settings),
             pack=self.pack.id if messages or not sets else REQUESTS,

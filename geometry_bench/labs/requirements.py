@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from geometry_bench.activations.pooling import Pooling
@@ -40,14 +40,9 @@ class Requirements:
     poolings: tuple[Pooling, ...] = ()
     placed: tuple[Pooling, ...] = ()
 
-    def joined(self, others: Iterable[Requirements]) -> Requirements:
-        """What this and others ask for together, in one rendering."""
-        every = [self, *others]
-        return replace(
-            self,
-            sets=tuple(dict.fromkeys(name for one in every for name in one.sets)),
-            poolings=tuple(dict.fromkeys(pooling for one in every for pooling in one.poolings)),
-        )
+    def named(self) -> list[str]:
+        """Names of the poolings."""
+        return [pooling.name for pooling in (*self.poolings, *self.placed)]
 
     def inputs_hash(self, pack: Pack, settings: RequestSettings) -> str:
         """Content hash of all prompts, known before any model is loaded: the pack's own where no requests are read."""

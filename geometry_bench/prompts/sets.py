@@ -102,7 +102,7 @@ def load_set(
     public name (``PUBLIC``) or any data set of the Hub (``org/name[@revision][:column]``, split train). ``column`` names
     the requests, ``topic_column`` the topics, ``where`` keeps the rows whose columns have these values. Of texts that
     differ in case and white space only, the first is kept. ``count`` draws that many with ``seed``, in their original
-    order; a smaller draw is part of a larger one, and two sets that pair off are drawn alike.
+    order; a smaller draw is part of a larger one, and two paired sets are drawn in the same way.
 
     Raises GeometryBenchError, one sentence: unknown name, no such file, wrong column, no request, too few of them,
     something not installed, Hub not reachable.
@@ -137,7 +137,7 @@ def load_set(
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a caller asks of a table: where its requests and topics stand, which rows are kept, how many are drawn."""
+    """What a caller asks of a table: where its requests and topics are, which rows are kept, how many are drawn."""
 
     column: str | None
     topic: str | None

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from geometry_bench.claims.model import Case, Claim, Scope
+from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.claims.requests import Labelled
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.labs.requirements import Requirements
 from geometry_bench.prompts.pack import load_pack
 from geometry_bench.published.load import load_publication
 from geometry_bench.records.measurement import case_key
@@ -77,7 +77,10 @@ class Missing:
 
 @dataclass(frozen=True)
 class Plan:
-    """The tasks of a run in their order: by target, those computed from other measurements last."""
+    """The tasks of a run in their order: by target, those computed from other measurements last.
+
+    ``claims`` holds, by id, those that a panel reads too, whether or not they are measured for their own sake.
+    """
 
     tasks: tuple[Task, ...]
     missing: tuple[Missing, ...]
@@ -85,11 +88,6 @@ class Plan:
     prompts: Prompts
     settings: Settings
     claims: Mapping[str, Claim]
-
-    def requirements(self, target: Target | None = None) -> tuple[Requirements, ...]:
-        """What the claims of the run read, of all targets or of one."""
-        tasks = (task for task in self.tasks if target is None or task.target is target)
-        return tuple({task.claim.id: task.claim.requires for task in tasks}.values())
 
     def of(self, claim: Claim) -> tuple[Task, ...]:
         """The tasks of a claim."""
@@ -125,7 +123,7 @@ def plan(request: Request) -> Plan:
     supplied = {target.scope for target in targets}
     missing = tuple(Missing(claim) for claim in request.claims.values() if claim.scope not in supplied)
     _check_unique(tasks)
-    return Plan(tuple(tasks), missing, pinned, prompts, settings, request.claims)
+    return Plan(tuple(tasks), missing, pinned, prompts, settings, {**CLAIMS, **request.claims})
 
 
 def publication_target(source: str) -> PublicationTarget:
@@ -135,7 +133,7 @@ def publication_target(source: str) -> PublicationTarget:
 
 
 def _check_requests(settings: Settings) -> None:
-    """Sets that a user named are read at once, so that a fault in them is told before anything is measured."""
+    """Sets that a user named are read at once, so that a fault in them is reported before anything is measured."""
     drawn = {role for role, _ in settings.requests.sources}
     for role in sorted(drawn):
         settings.requests.load(role)

@@ -25,7 +25,7 @@ DTYPES = {
     "fp16": torch.float16,
     "float64": torch.float64,
 }
-# Up to this many parameters "auto" means float32 on the CPU: 6 GB of weights, and exact enough for stored baselines.
+# Up to this many parameters "auto" means float32 on every device: 6 GB of weights, and exact enough for baselines.
 FLOAT32_LIMIT = 1_500_000_000
 _HEADER_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # Tokenizers without a limit of their own state an astronomically large one.
@@ -62,23 +62,21 @@ def _best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def dtype_of(spec: SubjectSpec, folder: Path, device: torch.device) -> torch.dtype | str:
+def dtype_of(spec: SubjectSpec, folder: Path) -> torch.dtype | str:
     """The dtype to load in; the word "auto" leaves it to transformers (quantised or pickled checkpoints)."""
     if spec.dtype != "auto":
         if spec.dtype not in DTYPES:
             raise GeometryBenchError(f"Unknown dtype {spec.dtype!r}; use auto, float32, bfloat16, float16 or float64.")
         return DTYPES[spec.dtype]
     if folder.suffix == gguf.SUFFIX:
-        return (
-            torch.float32 if device.type == "cpu" and gguf.read(folder).parameters < FLOAT32_LIMIT else torch.bfloat16
-        )
+        return torch.float32 if gguf.read(folder).parameters < FLOAT32_LIMIT else torch.bfloat16
     by_dtype: Counter[str] = Counter()
     for tensor in stored_tensors(spec, folder):
         by_dtype[tensor.dtype] += tensor.size
     method = method_of(read_json(folder / "config.json"))
-    if method is not None and (method not in DEQUANTISED or device.type == "cuda"):
+    if method is not None and (method not in DEQUANTISED or torch.cuda.is_available()):
         return "auto"  # quantised weights decide for themselves
-    if device.type == "cpu" and 0 < by_dtype.total() < FLOAT32_LIMIT:
+    if 0 < by_dtype.total() < FLOAT32_LIMIT:
         return torch.float32
     if not by_dtype:
         return "auto"

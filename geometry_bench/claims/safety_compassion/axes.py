@@ -38,7 +38,7 @@ class Axes:
     """mean(condition) − mean(generic) for every condition asked for, (layers, width) each, computed once.
 
     ``without`` leaves one message out of both means. The source writes its safety axes the other way round
-    (generic − safety); the cosine of two axes does not change when both are turned.
+    (generic − safety); the cosine of two axes does not change when both are reversed.
     """
 
     def __init__(self, states: States, arithmetic: Arithmetic, without: int | None = None) -> None:
@@ -120,28 +120,12 @@ def axis_estimate(
         label=label,
         details=details(axes, shown) if details and rendering == "corrected" else {},
         arithmetic=arithmetic.name,
-        notes=notes(lab, messages),
     )
 
 
 def both(lab: Lab, messages: str, statistic: Statistic, **options: Any) -> dict[Rendering, Estimate]:
     """The estimate in both variants."""
     return {variant: axis_estimate(lab, variant, messages, statistic, **options) for variant in VARIANTS}
-
-
-def notes(lab: Lab, messages: str) -> list[str]:
-    """Circumstances of the prompts that a reader of the value must know."""
-    chat, found = lab.subject.chat, []
-    if chat.name != "chat_template":
-        found.append(f"no chat template: prompts rendered in the declared format {chat.name}")
-    if chat.system_policy != "native":
-        found.append(f"no system role: policy {chat.system_policy}")
-    if chat.injected_text:
-        found.append("default text injected by the template where no system message is given")
-    truncated = sum(p.truncated for prompts in lab.encoded(messages, "corrected").values() for p in prompts)
-    if truncated:
-        found.append(f"{truncated} prompts shortened to fit the model's context")
-    return found
 
 
 def pair_statistic(a: str, b: str) -> Statistic:

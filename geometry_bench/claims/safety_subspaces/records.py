@@ -5,22 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from geometry_bench.activations.pooling import Pooling
+from geometry_bench.activations.pooling import LAST, Pooling
 from geometry_bench.claims.criteria import Above, Below, Within
 from geometry_bench.claims.model import Case, Claim
 from geometry_bench.claims.safety_subspaces import activations, weights
 from geometry_bench.claims.sources import SAFETY_SUBSPACES
 from geometry_bench.labs.family import PAIRS, STARTS, TASKS
-from geometry_bench.labs.requirements import MEAN, MEAN_KEPT, Requirements
+from geometry_bench.labs.requirements import MEAN_KEPT, Requirements
 
 # Activations
 
 _NOT_ABOVE = Below(beyond_null=False)
-_EARLY = (Pooling("mean_first", activations.EARLY), Pooling("mean_first", activations.EARLY, skip_sinks=True))
+_EARLY = Pooling("mean_first", activations.EARLY)
+_EARLY_KEPT = replace(_EARLY, skip_sinks=True)
 
-_CHAT_SETS = Requirements(sets=activations.SETS, rendering="chat", poolings=(MEAN, MEAN_KEPT))
+_CHAT_SETS = Requirements(sets=activations.SETS, rendering="chat", poolings=(MEAN_KEPT,))
+_RAW_SETS = Requirements(sets=activations.SETS, rendering="text", poolings=(LAST,))
 
 _CHAT: dict[str, Any] = {
+    "version": 2,  # 1 read the chat's mean over tokens in the published variant too
     "metric": "overlap",
     "smallest_change": 0.05,
 }
@@ -39,6 +42,7 @@ ACTIVATION_CLAIMS: tuple[Claim, ...] = (
         cases=tuple(Case(pair) for pair in activations.PAIRS),
         published_criterion=Above(beyond_null=False),
         requires=_CHAT_SETS,
+        published_requires=_RAW_SETS,
         **_CHAT,
     ),
     Claim(
@@ -47,23 +51,26 @@ ACTIVATION_CLAIMS: tuple[Claim, ...] = (
         where="order of the overlaps by η, averaged over the window of layers",
         statement="Two harmful sets do not overlap more than a harmful and a useful one.",
         measure=activations.harmful_pair_not_higher,
-        null="groups of topics dealt anew among the sets",
+        null="groups of topics permuted among the sets",
         criterion=_NOT_ABOVE,
         published_criterion=_NOT_ABOVE,
         requires=_CHAT_SETS,
+        published_requires=_RAW_SETS,
         **_CHAT,
     ),
     Claim(
         id="activations.early_tokens",
         source=SAFETY_SUBSPACES,
         where="the same for early token windows",
-        statement=f"The same in the first {activations.EARLY} tokens in which requests differ.",
+        statement=f"In the first {activations.EARLY} tokens in which requests differ, too, two harmful sets do not overlap "
+        "more than a harmful and a useful one.",
         measure=activations.early_tokens,
-        null="groups of topics dealt anew among the sets",
+        null="groups of topics permuted among the sets",
         cases=(Case(f"first-{activations.EARLY}"),),
         criterion=_NOT_ABOVE,
         published_criterion=_NOT_ABOVE,
-        requires=Requirements(sets=activations.SETS, rendering="chat", placed=_EARLY),
+        requires=replace(_CHAT_SETS, poolings=(), placed=(_EARLY_KEPT,)),
+        published_requires=replace(_RAW_SETS, poolings=(), placed=(_EARLY,)),
         **_CHAT,
     ),
     Claim(
@@ -72,10 +79,11 @@ ACTIVATION_CLAIMS: tuple[Claim, ...] = (
         where="the same with refusal-style benign prompts",
         statement="Two harmful sets do not overlap more than a harmful one and benign requests that look harmful.",
         measure=activations.refusal_counterpart,
-        null="groups of topics dealt anew among the sets",
+        null="groups of topics permuted among the sets",
         criterion=_NOT_ABOVE,
         published_criterion=_NOT_ABOVE,
         requires=replace(_CHAT_SETS, sets=activations.COUNTERPART_SETS),
+        published_requires=replace(_RAW_SETS, sets=activations.COUNTERPART_SETS),
         **_CHAT,
     ),
 )
@@ -98,8 +106,9 @@ def _pair_cases(start: str) -> tuple[Case, ...]:
 WEIGHT_CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="weights.energy_linear",
+        version=2,  # 1 took means over matrices in the published variant too
         source=SAFETY_SUBSPACES,
-        where="figures of the energy kept over the SVD fraction",
+        where="plots of the energy kept over the SVD fraction",
         statement="The energy of a fine-tuning update that a subspace keeps grows with its dimension alone: Top-K "
         "directions of the alignment update keep as much as random ones do (within 0.05).",
         measure=weights.energy_linear,
@@ -114,7 +123,7 @@ WEIGHT_CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="weights.mso_above_random",
         source=SAFETY_SUBSPACES,
-        where="figures of MSO between updates",
+        where="plots of MSO between updates",
         statement="Useful, harmful and alignment updates overlap pairwise more than random subspaces of their "
         "dimensions do.",
         measure=weights.mso_above_random,
@@ -127,10 +136,10 @@ WEIGHT_CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="weights.mso_order",
         source=SAFETY_SUBSPACES,
-        where="figures of MSO between updates",
+        where="plots of MSO between updates",
         statement="The harmful update never overlaps most with the alignment update: another pair overlaps more.",
         measure=weights.mso_order,
-        null="names of the three pairs exchanged, layer by layer",
+        null="names of the three pairs permuted, block by block",
         cases=tuple(Case(start, (start,)) for start in STARTS),
         criterion=Below(),
         published_criterion=Below(beyond_null=False),
@@ -142,8 +151,8 @@ WEIGHT_CLAIMS: tuple[Claim, ...] = (
         id="weights.layer_restricted",
         source=SAFETY_SUBSPACES,
         where="appendix: projections of single layers",
-        statement="No single layer's Top-K directions tell a harmful update from a useful one: the energies that they keep "
-        "differ by less than 0.05.",
+        statement="No single block's Top-K directions distinguish a harmful update from a useful one: the energies that "
+        "they keep differ by less than 0.05.",
         measure=weights.layer_restricted,
         null="random bases of equal dimension",
         cases=tuple(Case(start, (start,)) for start in STARTS),
@@ -157,7 +166,7 @@ WEIGHT_CLAIMS: tuple[Claim, ...] = (
         id="weights.dpo",
         source=SAFETY_SUBSPACES,
         where="appendix: safety tuning by DPO",
-        statement="With safety tuning by DPO too, updates overlap pairwise more than random subspaces do.",
+        statement="After safety tuning by DPO, too, updates overlap pairwise more than random subspaces do.",
         measure=weights.mso_above_random,
         null="uniformly random subspaces of equal dimensions",
         cases=_pair_cases("dpo"),

@@ -184,7 +184,7 @@ def _cosines(group: GroupLab, variant: Variant, depth: float) -> Array:
 
 @remembered
 def shuffled_labels(group: GroupLab, draws: int = DRAWS) -> NDArray[np.bool_]:
-    """Labels swapped between partners, (draws, prompts): alike in all members, since they read the same prompts."""
+    """Labels swapped between partners, (draws, prompts): the same swaps in all members, since they read the same prompts."""
     both = labelled(group)
     return permuted_labels(both.labels, both.exchangeable, draws=draws, seed=SEED)
 
@@ -213,7 +213,7 @@ def _cross_fitted(group: GroupLab, statistic: CrossFitted, depth: float) -> Arra
 
 @remembered
 def cross_fitted_null(group: GroupLab, statistic: CrossFitted) -> Array:
-    """The same under labels swapped alike in all members: (draws, …)."""
+    """The same under labels swapped in the same way in all members: (draws, …)."""
     labels = shuffled_labels(group)
     return _over_halves(group, statistic, None, lambda half: label_contrasts(labels, half))
 
@@ -253,7 +253,6 @@ def group_estimate(
     known = dict(curves or {})
     if at_depths is not None:
         known["at_depth"] = Curve.along("relative depth", {depth: at_depths(depth) for depth in group.depths})
-    truncated = group.inputs(group.requires).truncated_prompts
     return Estimate.of(
         value,
         interval,
@@ -263,5 +262,5 @@ def group_estimate(
         null=null,
         label=label,
         details={**details, "depth": group.depth},
-        notes=[*notes, *([f"{truncated} requests shortened to fit a model's context"] if truncated else [])],
+        notes=list(notes),
     )
