@@ -54,8 +54,11 @@ _ENCODERS = frozenset(
         "siglip",
         "squeezebert",
         "vit",
+        "xlm",
         "xlm-roberta",
         "xlm-roberta-xl",
+        "xlnet",
+        "xmod",
     }
 )
 _ENCODER_DECODERS = frozenset(

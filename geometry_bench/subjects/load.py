@@ -57,18 +57,22 @@ def load(spec: SubjectSpec, identity: Identity | None = None) -> Subject:
         model.eval()
         model.requires_grad_(False)
         refuse_bad_values(model, folder, spec)
-        notes += adapter_notes(model)
         tokenizer, digest, of_tokenizer = load_tokenizer(spec, folder, identity.name)
-        return Subject.checked(
-            spec,
-            identity,
-            model,
-            tokenizer,
-            tokenizer_hash=digest,
-            unused_tensors=unused,
-            quantisation=quantisation,
-            notes=(*notes, *of_tokenizer),
-        )
+        try:
+            return Subject.checked(
+                spec,
+                identity,
+                model,
+                tokenizer,
+                tokenizer_hash=digest,
+                unused_tensors=unused,
+                quantisation=quantisation,
+                notes=(*notes, *adapter_notes(model), *of_tokenizer),
+            )
+        except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, NotImplementedError) as error:
+            raise GeometryBenchError(
+                f"{identity.name} ({type(model).__name__}) cannot run a short prompt: {first_sentence(error)}"
+            ) from error
 
 
 # Files

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.subjects.adapters import first_sentence
 from geometry_bench.subjects.blocks import input_device, text_config
 from geometry_bench.subjects.measuring import measuring, recorders_anew
 from geometry_bench.subjects.streams import one_stream, residual_stream
@@ -89,10 +88,6 @@ def _run(backbone: nn.Module, blocks: list[nn.Module], ids: tuple[int, ...]) -> 
     try:
         tokens = torch.tensor([ids], device=input_device(backbone))
         result = backbone(input_ids=tokens, use_cache=False, output_hidden_states=True, return_dict=True)
-    except (ValueError, TypeError, RuntimeError, IndexError, KeyError, AttributeError, NotImplementedError) as error:
-        raise GeometryBenchError(
-            f"{type(backbone).__name__} cannot run a short prompt: {first_sentence(error)}"
-        ) from error
     finally:
         for handle in handles:
             handle.remove()

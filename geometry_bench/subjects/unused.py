@@ -30,5 +30,6 @@ def unused_notes(model: nn.Module, unused: Sequence[str]) -> list[str]:
             f"the checkpoint stores {len(left_out)} blocks (from block {min(left_out)} on) beyond the {run} that "
             f"config.json names: they are not run ({len(unused)} tensors)"
         ]
-    plural = "tensors have" if len(unused) > 1 else "tensor has"
-    return [f"{len(unused)} stored {plural} no place in the model and are not used ({unused[0]} the first)"]
+    if len(unused) == 1:
+        return [f"1 stored tensor has no place in the model and is not used ({unused[0]})"]
+    return [f"{len(unused)} stored tensors have no place in the model and are not used ({unused[0]} the first)"]
