@@ -88,6 +88,7 @@ def updates(
     headers = ("tensor", "shape", "state", "norm", "relative", "rank 99 %", "note")
     changed = sum(bool(report.norm) for report in reports)
     said = f"\n{changed} of {len(reports)} tensors differ between {update.start.name} and {update.end.name}"
+    said += f"\n{update.left_out}" if update.left_out else ""
     print_table(headers, rows, as_json=as_json, wraps=("note",), below=said)
 
 

@@ -137,7 +137,7 @@ class Lab(Memo):
     @property
     def layers(self) -> int:
         """Number of decoder blocks."""
-        return self.identity.layers
+        return self.subject.n_layers
 
     def conditions(self, messages: str) -> dict[str, str]:
         """Every condition measured on a message set: name -> system text.
@@ -266,7 +266,7 @@ class Lab(Memo):
         Raises:
             GeometryBenchError: the set cannot be read, or a prompt is too short for a pooling.
         """
-        drawn, every, width = self.request_settings.load(name), range(self.layers), self.identity.width
+        drawn, every, width = self.request_settings.load(name), range(self.layers), self.subject.width
 
         def size(blocks: Sequence[int], dealt: int) -> int:
             return len(poolings) * dealt * Folding.size(-(-len(drawn) // dealt), len(blocks), width)

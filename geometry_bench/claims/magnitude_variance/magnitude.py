@@ -186,7 +186,8 @@ def _parallel(lab: Lab, variant: Variant, *, centred: bool) -> Estimate:
         # Any two groups of prompts have parallel means where all share one large mean: no more than that is asked of it.
         null = Null.of(PERMUTED, cosines(found.permuted)[:, blocks].min(axis=1), value)
         if variant == "corrected":
-            details["halves_of_neutral_topics"] = _neutral_null(lab, value, centred=False).mean
+            halves = _neutral_null(lab, value, centred=False)
+            details["halves_of_neutral_topics"] = halves.mean if halves else None
     return _estimate(
         lab,
         variant,
@@ -200,7 +201,7 @@ def _parallel(lab: Lab, variant: Variant, *, centred: bool) -> Estimate:
     )
 
 
-def _neutral_null(lab: Lab, value: float, *, centred: bool) -> Null:
+def _neutral_null(lab: Lab, value: float, *, centred: bool) -> Null | None:
     """What unrelated groups of neutral instructions give: halves, or two quarters centred on the rest."""
     neutral = lab.requests(NEUTRAL, rendering="text", poolings=(MEAN_KEPT,))
     states, topics = neutral.states[MEAN_KEPT], np.array(neutral.topics)

@@ -241,7 +241,7 @@ def group_estimate(
     value: float,
     interval: Interval,
     units: Units,
-    null: Null,
+    null: Null | None,
     details: Mapping[str, float | None],
     *,
     at_depths: Callable[[float], float] | None = None,
