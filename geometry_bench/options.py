@@ -180,9 +180,9 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "--set",
-        f"Requests to measure with in place of a built-in set, as ROLE=SET: a public set (advbench, xstest, ...), org/name "
-        f"of a data set on the Hub, or FILE[:COLUMN] (csv, json, jsonl, parquet, txt). Roles: "
-        f"{', '.join(ROLES)}. Repeatable.",
+        "Requests to measure with in place of a built-in set, as ROLE=SET: a public set (advbench, xstest, ...), org/name "
+        "of a data set on the Hub, or FILE[:COLUMN] (csv, json, jsonl, parquet, txt); ?COLUMN=VALUE at its end keeps the "
+        f"rows with that value ('unsafe=mine.csv:prompt?label=unsafe'). Roles: {', '.join(ROLES)}. Repeatable.",
         "ROLE=SET",
         "repeated",
         parse=_role,

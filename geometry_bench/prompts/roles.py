@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from geometry_bench.errors import GeometryBenchError
@@ -59,4 +59,6 @@ def _drawn(name: str, count: int, seed: int) -> RequestSet:
     whole = load_set(name)
     if len(whole) < 2:
         raise GeometryBenchError(f"The set {name} holds {len(whole)} request: at least two are needed, add some.")
-    return load_set(name, count=min(count, len(whole)), seed=seed)
+    drawn = load_set(name, count=min(count, len(whole)), seed=seed)
+    few = [f"{len(whole)} requests are all it has, {count} were asked for"] if len(whole) < count else []
+    return replace(drawn, notes=(*drawn.notes, *few)) if drawn.origin != "pack" else drawn

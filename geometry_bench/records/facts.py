@@ -151,6 +151,8 @@ class RequestFacts(Frozen):
     revision: str | None
     hash: str
     column: str | None = None
+    where: dict[str, str] = Field(default_factory=dict, description="conditions that its rows had to meet")
+    left_out: dict[str, int] = Field(default_factory=dict, description="rows without a request, by reason")
     seed: int | None = None
     count: int
     available: int
