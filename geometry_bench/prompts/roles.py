@@ -26,6 +26,11 @@ _TIMES = {NEUTRAL: 2, ALIGNMENT: 10}
 and a map has far more coefficients than a direction."""
 
 
+FEWEST = 4
+"""Requests of a set, and topics where it has any, so that each half of a held-out split keeps one when another is left
+out."""
+
+
 @dataclass(frozen=True)
 class RequestSettings:
     """How many requests are drawn of each set, with which seed, and of which set for which role.
@@ -49,7 +54,7 @@ class RequestSettings:
         """The requests drawn for a role.
 
         Raises:
-            GeometryBenchError: its set cannot be read, or holds fewer than two requests.
+            GeometryBenchError: its set cannot be read, or holds fewer than ``FEWEST`` requests.
         """
         return _drawn(self.source(role), _TIMES.get(role, 1) * self.count, self.seed)
 
@@ -57,8 +62,18 @@ class RequestSettings:
 @cache
 def _drawn(name: str, count: int, seed: int) -> RequestSet:
     whole = load_set(name)
-    if len(whole) < 2:
-        raise GeometryBenchError(f"The set {name} holds {len(whole)} request: at least two are needed, add some.")
-    drawn = load_set(name, count=min(count, len(whole)), seed=seed)
-    few = [f"{len(whole)} requests are all it has, {count} were asked for"] if len(whole) < count else []
-    return replace(drawn, notes=(*drawn.notes, *few)) if drawn.origin != "pack" else drawn
+    taken = min(count, len(whole))
+    if taken < FEWEST:
+        remedy = "add some" if taken == len(whole) else "draw more with --requests"
+        raise GeometryBenchError(
+            f"The set {name} gives {taken} requests: at least {FEWEST} are needed, since intervals leave some out; {remedy}."
+        )
+    drawn = load_set(name, count=taken, seed=seed)
+    notes = list(drawn.notes)
+    if taken < count and drawn.origin != "pack":
+        notes.append(f"{taken} requests are all it has, {count} were asked for")
+    topics = {request.topic for request in drawn.requests} - {None}
+    if topics and len(set(drawn.topics)) < FEWEST:
+        notes.append(f"topics are left out, {len(topics)} being too few to resample: each request stands alone")
+        drawn = replace(drawn, requests=tuple(replace(request, topic=None) for request in drawn.requests))
+    return replace(drawn, notes=tuple(notes))
