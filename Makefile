@@ -4,7 +4,7 @@
 # make test         install, then run the tests of the instrument itself
 # make lint         install, then check style, types and the direction of imports
 # make performance  install, then time the capture
-# make zoo          install, then train the embedded models anew into ./zoo (about an hour)
+# make zoo          install, then train the embedded models again into ./zoo (about an hour)
 # make clean        remove what the targets made, .venv included
 #
 # PYTHON=python3.12 chooses the interpreter of a new .venv; ARGS="-k tara" passes options on to pytest.
@@ -28,7 +28,7 @@ help:
 
 # One thread a worker: more of them than cores slow small matrix products down.
 FAMILIES := llama-d64 llama-d80 neox-d64 neox-d96
-BENCH := OMP_NUM_THREADS=1 $(PYTEST) benchmarks --ignore=benchmarks/performance --results $(RESULTS) -q -rx -n $(JOBS)
+BENCH := OMP_NUM_THREADS=1 $(PYTEST) benchmarks --results $(RESULTS) -q -rx -n $(JOBS)
 
 bench: $(VENV)/.installed-test
 	$(BENCH) $(foreach family,$(FAMILIES),--model zoo/$(family)/base --model zoo/$(family)/aligned) \

@@ -4,7 +4,7 @@ Safe and harmful requests were read as raw text by Pythia 1.4B, and the size, sp
 compared layer by layer.
 
 Each test is one claim, stated in ``geometry_bench/claims/magnitude_variance``; ``geometry-bench show CLAIM`` prints one
-with its criterion, null and published figures.
+with its criterion, null and published values.
 """
 
 from geometry_bench.claims import magnitude_variance

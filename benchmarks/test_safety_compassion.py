@@ -6,7 +6,7 @@ the axes from the generic assistant's states to theirs were compared at the last
 The last claims are about several subjects together.
 
 Each test is one claim, stated in ``geometry_bench/claims/safety_compassion``; ``geometry-bench show CLAIM`` prints one
-with its criterion, null and published figures.
+with its criterion, null and published values.
 """
 
 from geometry_bench.claims import safety_compassion

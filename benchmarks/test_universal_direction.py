@@ -5,7 +5,7 @@ model, and the unsafe directions are compared there.
 Groups come from ``--group FILE`` or ``--reference MODEL``; without any model named, those of the embedded zoo.
 
 Each test is one claim, stated in ``geometry_bench/claims/universal_direction``; ``geometry-bench show CLAIM`` prints one
-with its criterion, null and published figures.
+with its criterion, null and published values.
 """
 
 from geometry_bench.claims import universal_direction

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from geometry_bench.version import __version__
 
-__all__ = ["Result", "Results", "__version__", "compare", "load", "measure", "run"]
+__all__ = ["Result", "Results", "__version__", "compare", "load", "measure"]
 
 if TYPE_CHECKING:
-    from geometry_bench.api import Result, Results, compare, load, measure, run
+    from geometry_bench.api import Result, Results, compare, load, measure
 
 
 def __getattr__(name: str) -> Any:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """One measured case with what is thought of it."""
+    """One measured case with its judgement."""
 
     judgement: Judgement
 
@@ -48,7 +48,7 @@ class Result:
         """The value with its interval and null, corrected where there is such a variant.
 
         Raises:
-            GeometryBenchError: there is none; the reason is told.
+            GeometryBenchError: there is none; the sentence says why.
         """
         if self.measurement.estimate is None:
             raise GeometryBenchError(f"{self.judgement.where} has no value: {self.judgement.claim.sentence}")
@@ -88,7 +88,7 @@ class Results(Sequence[Result]):
 
     @cached_property
     def judgements(self) -> tuple[Judgement, ...]:
-        """What is thought of each."""
+        """The judgement of each."""
         return tuple(judge_run(self.measurements, self.baselines, self.claims))
 
     def __len__(self) -> int:
@@ -232,10 +232,10 @@ def measure(
             cache=cache,
         ),
     )
-    return run(request, BaselineStore.beside(None if baselines is None else Path(baselines)))
+    return measured(request, BaselineStore.beside(None if baselines is None else Path(baselines)))
 
 
-def run(request: Request, store: BaselineStore | None = None) -> Results:
+def measured(request: Request, store: BaselineStore | None = None) -> Results:
     """Measure what a request asks for.
 
     Raises:

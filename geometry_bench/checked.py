@@ -1,4 +1,4 @@
-"""Declarations in TOML, read and checked, with each fault told in one sentence. Imports no torch."""
+"""Declarations in TOML, read and checked, with each fault reported in one sentence. Imports no torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 Text = Annotated[str, StringConstraints(pattern=r"\S")]
 """A text that is not empty."""
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
-"""Letters, digits, '.', '_' and '-': what can stand in a test id and in a file name."""
+"""Letters, digits, '.', '_' and '-': what a test id and a file name can hold."""
 
 _WANTED = {
     "string_type": "a text", "int_type": "a whole number", "float_type": "a number", "bool_type": "true or false",

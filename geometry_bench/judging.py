@@ -6,10 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from geometry_bench.claims.model import Case, Claim
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.geometry.resampling import holm, paired_difference
 from geometry_bench.published.load import load_publication
+from geometry_bench.published.publication import Publication
+from geometry_bench.published.subject import PublishedSubject
 from geometry_bench.records.baselines import BaselineStore, Found
 from geometry_bench.records.estimates import Estimate
 from geometry_bench.records.facts import GroupFacts, ModelFacts, PromptInputs
@@ -56,16 +60,17 @@ class Baselines(Protocol):
 
 @dataclass(frozen=True)
 class StoredBaselines:
-    """Each subject's own baseline file, or ``against`` for subjects of its kind."""
+    """Each subject's own baseline file, or for subjects of its kind one of ``against``, another subject's by settings."""
 
     store: BaselineStore
-    against: Found | None = None
+    against: tuple[Found, ...] = ()
     _read: dict[tuple[str, str, str | None], Found | None] = field(default_factory=dict, repr=False)
 
     def of(self, name: str, revision: str, is_joint: bool, settings: str | None = None) -> Found | None:
         """The baseline file, each read once."""
-        if self.against is not None and self.against.baseline.subject.is_joint == is_joint:
-            return self.against
+        alike = [found for found in self.against if found.baseline.subject.is_joint == is_joint]
+        if alike:
+            return next((found for found in alike if found.path.stem == settings), alike[0])
         place = name, revision, settings
         if place not in self._read:
             self._read[place] = self.store.find(name, revision, settings)
@@ -78,7 +83,7 @@ class StoredBaselines:
 
 @dataclass(frozen=True)
 class Change:
-    """How a value stands to the stored one: an answer, or a difference whose answer waits for its adjusted p."""
+    """How a value compares with the stored one: an answer, or a difference whose answer waits for its adjusted p."""
 
     answer: Answer[BaselineVerdict] | None = None
     facts: Mapping[str, Fact] = field(default_factory=dict)
@@ -184,7 +189,7 @@ def judge_claim(claim: Claim, one: Measurement) -> Answer[ClaimVerdict]:
 def reported_value(claim: Claim, one: Measurement) -> float | None:
     """The source's value for a measured case; None where it has none.
 
-    A group's values stand for a group of just these members and this reference: a shared direction depends on them all.
+    Values of a group apply to a group of exactly these members and this reference: a shared direction depends on them all.
     """
     if claim.reported is None:
         return None
@@ -197,9 +202,15 @@ def reported_value(claim: Claim, one: Measurement) -> float | None:
             return None
         published = found[one.case]
     else:
-        published = source.find(subject.name) if isinstance(subject, ModelFacts) else None
+        published = _published_model(source, subject) if isinstance(subject, ModelFacts) else None
     case = next((case for case in claim.cases if case.key == one.case), Case(one.case, (one.case,)))
     return claim.reported(published, case) if published is not None else None
+
+
+def _published_model(source: Publication, subject: ModelFacts) -> PublishedSubject | None:
+    """The published subject that a model is: by Hub id and depth, never by a folder's name, which holds no slash."""
+    found = source.find(subject.name) if "/" in subject.name else None
+    return found if found is not None and found.layers == subject.layers else None
 
 
 def judge_published(claim: Claim, one: Measurement) -> Answer[PublishedVerdict]:
@@ -282,7 +293,7 @@ def _absent(one: Measurement, baselines: Baselines | None, found: Stored | None)
 
 def _incomparable(one: Measurement, stored: BaselineCase, baseline: Baseline) -> Answer[BaselineVerdict] | None:
     if stored.claim_version != one.claim_version:
-        facts: dict[str, Fact] = {"new": one.claim_version, "old": stored.claim_version}
+        facts: dict[str, Fact] = {"new_version": one.claim_version, "old_version": stored.claim_version}
         return Answer(BaselineVerdict.STALE, Reason.OTHER_VERSION, facts)
     if one.inputs is None or stored.inputs is None or stored.inputs.hash != one.inputs.hash:
         return Answer(BaselineVerdict.STALE, Reason.OTHER_INPUTS)
@@ -296,7 +307,8 @@ def _incomparable(one: Measurement, stored: BaselineCase, baseline: Baseline) ->
 
 
 def _difference(new: Estimate, old: Estimate, value: float, before: float, claim: Claim, dtype: str | None) -> Change:
-    floor = noise_floor(claim.metric, dtype)
+    # A floor measured as 0 would make a rounding error a drift.
+    floor = max(noise_floor(claim.metric, dtype), 64 * float(np.spacing(max(abs(value), abs(before)))))
     facts: dict[str, Fact] = {"value": value, "old": before, "difference": value - before, "floor": floor}
     paired = new.units.paired(old.units) if new.units is not None and old.units is not None else None
     if abs(value - before) <= floor and new.label == old.label:

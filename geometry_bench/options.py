@@ -6,7 +6,7 @@ Every pytest run of an environment declares them, so that nothing heavy is impor
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -104,7 +104,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "--model",
         "Subject to measure: a Hub id (org/name, org/name@revision), a local folder, or zoo/... for an embedded "
-        "model. Repeatable; without it, --family, --group and --weights all that is embedded is measured.",
+        "model. Repeatable; without it, --family, --group and --weights everything embedded is measured.",
         "MODEL",
         "repeated",
     ),
@@ -112,13 +112,13 @@ OPTIONS: tuple[Option, ...] = (
         "--family",
         "Family to measure: a family.toml, or the folder that holds it, which names a base model and the models made "
         "from it (folders or Hub ids) with their roles and alignment. Each member becomes a subject FAMILY/MEMBER, to be "
-        "chosen with -k. Repeatable; adds to --model.",
+        "chosen with pytest's -k. Repeatable; adds to --model.",
         "FILE",
         "repeated",
     ),
     Option(
         "--group",
-        "Group of models to compare about a reference model: a TOML file that names its members and the reference (see "
+        "Group of models to compare with a reference model: a TOML file that names its members and the reference (see "
         "docs/groups.md), or zoo/groups/NAME. Its members are measured on their own only where --model or --family names "
         "them. Repeatable.",
         "FILE",
@@ -126,8 +126,8 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "--reference",
-        "Makes the run's subjects a group about this one, spelled as its --model or FAMILY/MEMBER: unsafe directions of the "
-        "others are mapped into its space.",
+        "Makes the run's subjects a group with this one as reference, spelled as its --model or FAMILY/MEMBER: unsafe "
+        "directions of the others are mapped into its space.",
         "MODEL",
     ),
     Option(
@@ -171,34 +171,58 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("--trust-remote-code", "Run model code that comes with the checkpoint. Off by default.", kind="flag"),
     Option("--allow-pickle", "Load pickled weights where there are no safetensors. Off by default.", kind="flag"),
+    Option(
+        "--claims",
+        "Python file that declares further claims, as CLAIMS (see docs/add-a-claim.md); packages declare theirs by the "
+        "entry point geometry_bench.claims. The file's code is run. Repeatable.",
+        "FILE",
+        "repeated",
+    ),
     Option("--prompts", "Prompt pack (TOML) to measure with instead of the built-in one.", "FILE", parse=Path),
     Option(
         "--requests",
-        "Requests drawn of each class of the built-in sets, seeded (default: 60), or all (300): intervals shrink with more.",
+        "Requests drawn from each class of the built-in sets (default: 60), or all (300): intervals shrink with more.",
         "N|all",
         parse=_requests,
     ),
     Option(
         "--set",
-        "Requests to measure with in place of a built-in set, as ROLE=SET: a public set (advbench, xstest, ...), org/name "
+        "Requests that replace a built-in set, as ROLE=SET: a public set (advbench, xstest, ...), org/name "
         "of a data set on the Hub, or FILE[:COLUMN] (csv, json, jsonl, parquet, txt); ?COLUMN=VALUE at its end keeps the "
         f"rows with that value ('unsafe=mine.csv:prompt?label=unsafe'). Roles: {', '.join(ROLES)}. Repeatable.",
         "ROLE=SET",
         "repeated",
         parse=_role,
     ),
-    Option("--results", "Folder that gets records.jsonl, one line a case, flushed case by case.", "DIR", parse=Path),
+    Option(
+        "--results",
+        "Folder for records.jsonl: one measurement on each line, written when its case is done.",
+        "DIR",
+        parse=Path,
+    ),
     Option(
         "--resume", "Take over the cases that the --results folder already holds and measure the rest.", kind="flag"
     ),
     Option(
         "--baselines",
-        "Folder of your own measured baselines, read before the bundled ones and written by updates.",
+        "Folder of your own baselines, read before the bundled ones; --baseline-update writes there.",
         "DIR",
         parse=Path,
     ),
     Option(
         "--against", "Compare with another subject's stored baseline, such as a fine-tune with its parent.", "SUBJECT"
+    ),
+    Option(
+        "--require-comparison",
+        "Fail a case that cannot be compared with a baseline: none stored, other inputs, other settings.",
+        kind="flag",
+    ),
+    Option(
+        "--name",
+        "Name of a local folder for records, baselines and published values, as FOLDER=NAME: ./copy=ORG/NAME for an exact "
+        "copy of a Hub model. Repeatable.",
+        "FOLDER=NAME",
+        "repeated",
     ),
     Option(
         "--baseline-update",
@@ -211,31 +235,37 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "--update-reason", "Why baselines are stored or replaced; kept with them. Needed for changed and trim.", "TEXT"
     ),
-    Option("--batch-size", "Prompts a batch; default: as many as the token budget allows.", "N", parse=_count),
+    Option("--batch-size", "Prompts in a batch; default: as many as the token budget allows.", "N", parse=_count),
     Option(
-        "--token-budget", "Tokens a batch, padding included; default: 1024 on CPU, more on a GPU.", "N", parse=_count
+        "--token-budget", "Tokens in a batch, padding included; default: 1024 on CPU, more on a GPU.", "N", parse=_count
     ),
     Option("--activation-cache", "Folder of the activation cache, or off.", "DIR|off"),
 )
 
 
 def request_of(values: Mapping[str, Any], *, progress: bool = True) -> Request:
-    """What option values by ``dest`` ask for: models, the members of each ``--family``, groups, families' weights.
+    """The request that option values by ``dest`` make: models, members of each ``--family``, groups, families' weights.
 
-    Without any of them, all that is embedded, and the publications.
+    Without any of them, everything embedded, and the publications.
 
     Raises:
         GeometryBenchError: an ``--alignment`` that is not MODEL=METHOD or names no subject, an option of ``--model``
             without one, a manifest that is faulty, two families or groups of one name, a group of one, a reference that is
             no subject.
     """
+    from geometry_bench.claims.registry import claims_of
     from geometry_bench.published.load import SOURCES
     from geometry_bench.run.request import Request
 
+    names = _pairs("--name", "FOLDER=NAME", values["gb_name"] or ())
     models = [
-        SubjectSpec(model, revision=values["gb_revision"], adapter=values["gb_adapter"])
+        SubjectSpec(model, revision=values["gb_revision"], adapter=values["gb_adapter"], name=names.pop(model, None))
         for model in dict.fromkeys(values["gb_model"] or ())
     ]
+    if names:
+        raise GeometryBenchError(
+            f"--name names {', '.join(names)}, which is no --model of this run: spell it as there."
+        )
     of_models = [f"--{name}" for name in ("revision", "adapter") if values[f"gb_{name}"] is not None]
     if of_models and not models:
         raise GeometryBenchError(f"{of_models[0]} goes with --model, and none is given: name its model.")
@@ -274,6 +304,7 @@ def request_of(values: Mapping[str, Any], *, progress: bool = True) -> Request:
     if same:
         raise GeometryBenchError(f"Two groups are called {same[0]}: change the name in one of their manifests.")
     return Request(
+        claims=claims_of(values["gb_claims"] or ()),
         specs=tuple(specs),
         groups=tuple(groups),
         families=tuple(weights),
@@ -311,19 +342,41 @@ def output_of(values: Mapping[str, Any]) -> Output:
         against=values["gb_against"],
         update=values["gb_baseline_update"],
         update_reason=values["gb_update_reason"],
+        require_comparison=values["gb_require_comparison"],
     )
 
 
-def _methods(declared: Iterable[str], specs: Iterable[SubjectSpec], of_families: bool) -> dict[str, str]:
-    """Alignment methods by subject, from ``--alignment``."""
-    methods = dict(_alignment(text) for text in declared)
-    stray = sorted(set(methods) - {_label(spec) for spec in specs})
+def _methods(declared: Iterable[str], specs: Sequence[SubjectSpec], of_families: bool) -> dict[str, str]:
+    """Alignment methods by subject, from ``--alignment``; a folder may be spelled in any way that leads to it."""
+    declared_of = _pairs("--alignment", "MODEL=METHOD", declared)
+    methods: dict[str, str] = {}
+    stray: list[str] = []
+    for spelled, method in declared_of.items():
+        meant = [_label(spec) for spec in specs if spelled == _label(spec) or _same_folder(spelled, spec.model)]
+        methods |= dict.fromkeys(meant, method)
+        stray += [] if meant else [spelled]
     if stray:
         families_too = " and no FAMILY/MEMBER of its families" if of_families else ""
         raise GeometryBenchError(
             f"--alignment names {', '.join(stray)}, which is no --model of this run{families_too}: spell it as there."
         )
     return methods
+
+
+def _same_folder(spelled: str, model: str) -> bool:
+    paths = [Path(text).expanduser() for text in (spelled, model)]
+    return all(path.is_dir() for path in paths) and paths[0].resolve() == paths[1].resolve()
+
+
+def _pairs(flag: str, form: str, given: Iterable[str]) -> dict[str, str]:
+    """Text of the form KEY=VALUE, as a mapping."""
+    pairs = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key or not value:
+            raise GeometryBenchError(f"{flag} {text}: write it as {form}.")
+        pairs[key] = value
+    return pairs
 
 
 def _label(spec: SubjectSpec) -> str:
@@ -342,10 +395,3 @@ def _families(paths: Iterable[str]) -> list[Family]:
                 f"Two families are called {family.id} ({same.path} and {family.path}): change the name in one of them."
             )
     return list(by_name.values())
-
-
-def _alignment(text: str) -> tuple[str, str]:
-    model, equals, method = text.partition("=")
-    if not equals or not model or not method:
-        raise GeometryBenchError(f"--alignment {text}: write it as MODEL=METHOD, e.g. org/name='SFT + DPO'.")
-    return model, method

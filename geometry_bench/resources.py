@@ -1,4 +1,4 @@
-"""Where the project's own data lie: beside the package in a checkout, inside it in an installed wheel."""
+"""Where the project's own data are: beside the package in a checkout, inside it in an installed wheel."""
 
 from __future__ import annotations
 

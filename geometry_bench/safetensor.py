@@ -1,7 +1,7 @@
 """Slices of the tensors in a safetensors file, as float32, without mapping the file into memory.
 
 A mapped file counts towards the memory of the process as it is read; plain reads at an offset do not, and bfloat16, which
-NumPy lacks, becomes float32 exactly. The file is opened anew for each slice.
+NumPy lacks, becomes float32 exactly. The file is opened again for each slice.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def read_rows(tensor: Stored, first: int = 0, last: int | None = None) -> Array3
 
 
 def read_raw(tensor: Stored, first: int = 0, last: int | None = None) -> NDArray[np.uint8]:
-    """The bytes of rows ``first`` to ``last`` as they stand in the file."""
+    """The bytes of rows ``first`` to ``last`` as they are in the file."""
     last = tensor.rows if last is None else last
     row = tensor.bytes // tensor.rows if tensor.rows else 0
     count = (last - first) * row

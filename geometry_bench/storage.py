@@ -250,7 +250,7 @@ def _runs(process: int) -> bool:
 
 
 def cache_folder(kind: str, root: Path | None = None) -> Path:
-    """Where what is kept of one kind lies: below ``root``, else $GEOMETRY_BENCH_CACHE, else the user's cache folder."""
+    """Where one kind of stored things is kept: below ``root``, else $GEOMETRY_BENCH_CACHE, else the user's cache folder."""
     named = os.environ.get("GEOMETRY_BENCH_CACHE")
     if root is None and named:
         root = Path(named).expanduser()
@@ -282,7 +282,7 @@ class DiskCache:
 
     Entries appear by an atomic rename, so that processes may share a folder; a file that cannot be read, or whose
     checksum differs, counts as absent and is replaced. Entries used longest ago make room for new ones. Trouble with the
-    folder never stops a run: it is told once as a warning, ``trouble`` with ``{root}`` and ``{error}`` filled in.
+    folder never stops a run: it is reported once as a warning, ``trouble`` with ``{root}`` and ``{error}`` filled in.
     """
 
     def __init__(self, root: Path, trouble: str, *, limit: int | None = None) -> None:
@@ -311,7 +311,7 @@ class DiskCache:
         from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
-        # The library writes what lies in memory, whatever the order of the entries there.
+        # The library writes memory as it is, whatever the order of the entries there.
         arrays = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
         size = sum(values.nbytes for values in arrays.values())
         if self.limit is not None and size > self.limit:
@@ -320,7 +320,7 @@ class DiskCache:
         own = {"key": key, "sha256": digest_arrays(arrays), "created": created, "bytes": str(size)}
         try:
             self._make_room(size)
-            # The checksum tells what a loss of power left half-written: no need to wait for the disk.
+            # The checksum detects what a loss of power left half-written: no need to wait for the disk.
             with replacing(self.path(key), durable=False) as temporary:
                 save_file(arrays, temporary, metadata={**(facts or {}), **own})
         except (OSError, SafetensorError) as error:
@@ -329,7 +329,7 @@ class DiskCache:
         return True
 
     def path(self, key: str) -> Path:
-        """Where an entry lies."""
+        """Where an entry is kept."""
         return self.root / key[:2] / f"{key}.safetensors"
 
     def entries(self) -> list[Entry]:

@@ -11,14 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import SMALL
-from geometry_bench.records.schema import ClaimVerdict, Estimate
-from geometry_bench.records.verdicts import judge_claim
 from hypothesis import given
 from hypothesis import strategies as st
 from models import tiny_model
+from planted import lab_of, measure, verdict
 
-from geometry_bench.claims.model import NotApplicableError
-from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.claims.safety_subspaces import activations as claims
 from geometry_bench.claims.safety_subspaces.activations import (
     HARMFUL,
@@ -29,6 +26,7 @@ from geometry_bench.claims.safety_subspaces.activations import (
     USEFUL,
     window,
 )
+from geometry_bench.claims.safety_subspaces.records import ACTIVATION_CLAIMS
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.groups import (
     Group,
@@ -44,14 +42,19 @@ from geometry_bench.geometry.groups import (
 )
 from geometry_bench.geometry.moments import Folding, Moments
 from geometry_bench.labs import model as lab_module
-from geometry_bench.labs.model import MEAN, MEAN_KEPT, CaptureSettings, Grouped, Lab
-from geometry_bench.prompts.pack import load_pack
+from geometry_bench.labs.memo import Memo, remembered
+from geometry_bench.labs.model import Grouped, Lab
+from geometry_bench.labs.requirements import MEAN, MEAN_KEPT
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.prompts.sets import RequestSet
-from geometry_bench.subjects.spec import SubjectSpec, resolve
+from geometry_bench.records.judgement import ClaimVerdict
+from geometry_bench.records.measurement import NotApplicableError
 
 Array = Any
 LAYERS = 8
+ABOVE, NOT_HIGHER, COUNTERPART = (
+    f"activations.{name}" for name in ("mso_above_random", "harmful_pair_not_higher", "refusal_counterpart")
+)
 
 
 def streamed(states: Array, codes: Array, batch: int = 37) -> list[Group]:
@@ -223,43 +226,26 @@ def test_planted_overlap_is_found_through_the_stream() -> None:
     assert raw.min() > 0.99
 
 
-class PlantedLab:
+class PlantedLab(Memo):
     """A lab that answers ``grouped`` with states of known geometry: ``make(set, generator, count)`` (prompts, width)."""
 
     def __init__(self, make: Callable[[str, np.random.Generator, int], Array], count: int = 200) -> None:
+        super().__init__()
         self.layers, self._make, self.request_settings = LAYERS, make, RequestSettings(count)
-        self._known: dict[Any, Any] = {}
 
-    def once(self, key: Any, compute: Callable[[], Any]) -> Any:
-        if key not in self._known:
-            self._known[key] = compute()
-        return self._known[key]
-
-    def common_beginning(self, sets: Any, *, rendering: str) -> int:
+    def common_beginning(self, sets: Any, rendering: str) -> int:
         return 3
 
     def encoded_requests(self, name: str, rendering: str) -> list[Any]:
         return [SimpleNamespace(truncated=False)]
 
-    def grouped(self, name: str, *, rendering: str, poolings: Any, needed: Any, groups: int) -> Grouped:
-        def draw() -> Grouped:
-            drawn = self.request_settings.load(name)
-            states = self._make(name, np.random.default_rng(sum(name.encode())), len(drawn)).astype(np.float32)
-            codes = deal_topics(drawn.topics, len(drawn), groups)
-            parts = [np.repeat(states[codes == number][:, None], LAYERS, axis=1) for number in range(codes.max() + 1)]
-            return Grouped(dict.fromkeys(poolings, parts), tuple(range(LAYERS)), len(drawn))
-
-        return self.once(("states", name), draw)
-
-
-def measure(claim: str, lab: Any, case: str = "", variant: str = "corrected") -> Estimate:
-    declared = CLAIMS[f"activations.{claim}"]
-    estimate: Estimate = declared.measure(lab, next(c for c in declared.cases if c.key == case))[variant]  # type: ignore[index]
-    return estimate
-
-
-def verdict(claim: str, estimate: Estimate) -> ClaimVerdict:
-    return judge_claim(CLAIMS[f"activations.{claim}"].criterion, estimate)[0]
+    @remembered
+    def grouped(self, name: str, rendering: str, poolings: Any, needed: Any, groups: int) -> Grouped:
+        drawn = self.request_settings.load(name)
+        states = self._make(name, np.random.default_rng(sum(name.encode())), len(drawn)).astype(np.float32)
+        codes = deal_topics(drawn.topics, len(drawn), groups)
+        parts = [np.repeat(states[codes == number][:, None], LAYERS, axis=1) for number in range(codes.max() + 1)]
+        return Grouped(dict.fromkeys(poolings, parts), tuple(range(LAYERS)), len(drawn))
 
 
 WIDTH = 64
@@ -285,61 +271,70 @@ ALIKE = {USEFUL: 0.0, HARMFUL: 0.95, OTHER_HARMFUL: 0.95, REFUSAL_STYLE: 0.95}
 
 def test_planted_sets_are_told_apart() -> None:
     lab = planted(ALIKE)
-    alike = measure("mso_above_random", lab, "harmful-harmful")
-    apart = measure("mso_above_random", lab, "useful-harmful")
-    assert verdict("mso_above_random", alike) is ClaimVerdict.HOLDS
-    assert verdict("mso_above_random", apart) is not ClaimVerdict.HOLDS
+    alike = measure(ABOVE, lab, "harmful-harmful")
+    apart = measure(ABOVE, lab, "useful-harmful")
+    assert verdict(ABOVE, alike) is ClaimVerdict.HOLDS
+    assert verdict(ABOVE, apart) is not ClaimVerdict.HOLDS
     for estimate in (alike, apart):
         assert estimate.value == pytest.approx((estimate.details["overlap"] or 0) - (estimate.details["haar"] or 0))
         assert estimate.profile == pytest.approx([estimate.value] * LAYERS)
-        assert len(estimate.leave_one_out or []) == estimate.n == 20
+        assert estimate.units is not None
+        assert len(estimate.units.values) == estimate.n == 20
     details = {key: value or 0.0 for key, value in alike.details.items()}
     # The pair lies between its floor and what halves of one set, as large as halves of the pair, have in common.
     assert details["floor"] < details["halves_of_the_pair"] < details["ceiling"]
     assert details["floor"] < details["overlap"]
     assert details["haar"] < details["floor"]
     assert details["groups_harmful-a"] == 10
-    assert details["overlap_at_0.6"] == pytest.approx(0.95**4, abs=0.1)
+    assert alike.curves["overlap"].y[-1] == pytest.approx(0.95**4, abs=0.1)
 
-    higher = measure("harmful_pair_not_higher", lab)
-    assert verdict("harmful_pair_not_higher", higher) is ClaimVerdict.FAILS
+    higher = measure(NOT_HIGHER, lab)
+    assert verdict(NOT_HIGHER, higher) is ClaimVerdict.FAILS
     assert higher.n == 30
     assert higher.value == pytest.approx(
         details["overlap"] - ((apart.details["overlap"] or 0) + (higher.details["overlap_maths_harmful-b"] or 0)) / 2
     )
     assert higher.null is not None
     assert higher.null.low < 0 < higher.null.high < (higher.value or 0)
-    assert verdict("early_tokens", measure("early_tokens", lab, "first-5")) is ClaimVerdict.FAILS
-    counterpart = measure("refusal_counterpart", lab)
-    assert verdict("refusal_counterpart", counterpart) is ClaimVerdict.INCONCLUSIVE
+    assert (
+        verdict("activations.early_tokens", measure("activations.early_tokens", lab, "first-5")) is ClaimVerdict.FAILS
+    )
+    counterpart = measure(COUNTERPART, lab)
+    assert verdict(COUNTERPART, counterpart) is ClaimVerdict.INCONCLUSIVE
     assert abs(counterpart.value or 0) < 0.2
 
 
 def test_a_useful_set_that_overlaps_more_makes_the_claim_hold() -> None:
     lab = planted({USEFUL: 1.0, HARMFUL: 0.8, OTHER_HARMFUL: 0.8, REFUSAL_STYLE: 0.0})
-    assert verdict("harmful_pair_not_higher", measure("harmful_pair_not_higher", lab)) is ClaimVerdict.HOLDS
-    assert verdict("refusal_counterpart", measure("refusal_counterpart", lab)) is ClaimVerdict.FAILS
+    assert verdict(NOT_HIGHER, measure(NOT_HIGHER, lab)) is ClaimVerdict.HOLDS
+    assert verdict(COUNTERPART, measure(COUNTERPART, lab)) is ClaimVerdict.FAILS
 
 
 def test_a_constant_added_changes_the_uncentred_value_alone() -> None:
     plain, moved = planted(ALIKE), planted(ALIKE, offset=20.0)
-    for claim, case in (("mso_above_random", "useful-harmful"), ("harmful_pair_not_higher", "")):
+    for claim, case in (
+        (ABOVE, "useful-harmful"),
+        (NOT_HIGHER, ""),
+    ):
         before, after = (measure(claim, lab, case) for lab in (plain, moved))
         assert after.value == pytest.approx(before.value, abs=1e-4)
-        assert after.leave_one_out == pytest.approx(before.leave_one_out, abs=1e-3)
-    published = measure("mso_above_random", moved, "useful-harmful", "published")
+        assert after.units is not None
+        assert before.units is not None
+        assert after.units.ids == before.units.ids
+        assert after.units.values == pytest.approx(before.units.values, abs=1e-3)
+    published = measure(ABOVE, moved, "useful-harmful", "published")
     assert (published.value or 0) > 0.9  # of sets that share nothing but that constant
-    assert (measure("mso_above_random", plain, "useful-harmful", "published").value or 0) < 0.2
+    assert (measure(ABOVE, plain, "useful-harmful", "published").value or 0) < 0.2
 
 
 def test_sets_without_structure_overlap_as_chance_does() -> None:
     lab = PlantedLab(lambda name, generator, count: 3 + generator.normal(size=(count, WIDTH)))
     for case in ("useful-harmful", "harmful-harmful"):
-        estimate = measure("mso_above_random", lab, case)
-        assert verdict("mso_above_random", estimate) is not ClaimVerdict.HOLDS
+        estimate = measure(ABOVE, lab, case)
+        assert verdict(ABOVE, estimate) is not ClaimVerdict.HOLDS
         assert abs(estimate.value or 0) < 0.1
-    difference = measure("harmful_pair_not_higher", lab)
-    assert verdict("harmful_pair_not_higher", difference) is not ClaimVerdict.FAILS
+    difference = measure(NOT_HIGHER, lab)
+    assert verdict(NOT_HIGHER, difference) is not ClaimVerdict.FAILS
     assert difference.null is not None
     assert 0 < difference.null.percentile < 100
 
@@ -362,7 +357,7 @@ def test_too_few_prompts_or_topics_are_told() -> None:
     with pytest.raises(
         NotApplicableError, match=r"subspaces of maths need at least 8 requests of 4 topics, but .* 6 of"
     ):
-        measure("mso_above_random", lab, "useful-harmful")
+        measure(ABOVE, lab, "useful-harmful")
 
     class OneTopic(RequestSettings):
         def load(self, role: str) -> RequestSet:
@@ -371,7 +366,7 @@ def test_too_few_prompts_or_topics_are_told() -> None:
 
     lab.request_settings = OneTopic(20)
     with pytest.raises(NotApplicableError, match="there are 20 of 1; draw more requests, or take a set of more topics"):
-        measure("harmful_pair_not_higher", lab)
+        measure(NOT_HIGHER, lab)
 
 
 def test_constant_activations_are_told() -> None:
@@ -380,19 +375,12 @@ def test_constant_activations_are_told() -> None:
         lambda name, generator, count: 7.3 * (np.ones(WIDTH) + rounding * generator.normal(size=(count, 1)))
     )
     with pytest.raises(GeometryBenchError, match="the same for all its prompts"):
-        measure("mso_above_random", lab, "useful-harmful")
+        measure(ABOVE, lab, "useful-harmful")
     with pytest.raises(GeometryBenchError, match="at least one group"):
         group_sums([[], []])
 
 
 # Real models
-
-
-def lab_of(model: Any, count: int, **capture: Any) -> Lab:
-    spec = SubjectSpec(str(model))
-    return Lab(
-        spec, resolve(spec), load_pack(), CaptureSettings(progress=False, **capture), requests=RequestSettings(count)
-    )
 
 
 def in_memory(lab: Lab, names: Sequence[str], pooling: Any, *, centred: bool) -> float:
@@ -431,13 +419,13 @@ def test_sets_held_and_sets_streamed_give_what_is_in_memory(count: int, narrow: 
 def test_what_does_not_fit_is_kept_for_the_window_in_fewer_groups(
     narrow: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    value = measure("mso_above_random", lab_of(narrow, 165), "harmful-harmful").value
+    value = measure(ABOVE, lab_of(narrow, 165), "harmful-harmful").value
     monkeypatch.setattr(lab_module, "GROUPED_AT_MOST", 0)
     lab = lab_of(narrow, 165)
     small = claims.grouped(lab, HARMFUL)
     assert small.blocks == tuple(window(2)) == (0,)
     assert small.groups == 4
-    again = measure("mso_above_random", lab, "harmful-harmful")
+    again = measure(ABOVE, lab, "harmful-harmful")
     assert again.value == pytest.approx(value, abs=1e-5)
     assert again.profile == [pytest.approx(value, abs=1e-5), None]
     assert again.details["groups_harmful-a"] == 4
@@ -449,10 +437,10 @@ def test_one_model_from_end_to_end(model: str, tmp_path: Path) -> None:
     where = tiny_model("llama", tmp_path, max_position_embeddings=1024, **SMALL) if model == "random" else model
     lab, alone = lab_of(where, 30), lab_of(where, 30, batch_size=1)
     prompts = [list(prompt.ids) for name in SETS for prompt in lab.encoded_requests(name, "chat")]
-    beginning = lab.common_beginning(SETS, rendering="chat")
+    beginning = lab.common_beginning(SETS, "chat")
     assert beginning == next(i for i, column in enumerate(zip(*prompts, strict=False)) if len(set(column)) > 1)
     assert beginning >= 2
-    for claim in claims.CLAIMS:
+    for claim in ACTIVATION_CLAIMS:
         for case in claim.cases:
             found, other = claim.measure(lab, case), claim.measure(alone, case)
             assert set(found) == {"published", "corrected"}
@@ -461,15 +449,15 @@ def test_one_model_from_end_to_end(model: str, tmp_path: Path) -> None:
                 assert None not in (estimate.profile or [None])
                 assert len(estimate.profile or []) == lab.layers
                 assert other[variant].value == pytest.approx(estimate.value, abs=1e-4), (claim.id, case.key, variant)
-    assert measure("early_tokens", lab, "first-5").details["first_position"] == beginning
-    inputs = lab.inputs((), SETS, "chat", (MEAN, MEAN_KEPT))
-    assert [one["name"] for one in inputs["requests"]] == list(SETS)
-    assert inputs["template_hash"] is not None
+    assert measure("activations.early_tokens", lab, "first-5").details["first_position"] == beginning
+    inputs = lab.inputs(ACTIVATION_CLAIMS[0].requires)
+    assert [one.name for one in inputs.requests] == list(SETS)
+    assert inputs.template_hash is not None
 
 
 def test_a_prompt_that_is_all_beginning_keeps_its_last_token(tmp_path: Path) -> None:
     lab = lab_of(tiny_model("llama", tmp_path, **SMALL), 4)
     encoded = {"a": [(1, 4, 9), (1, 4, 9, 5)], "b": [(1, 4, 9, 7)]}
     lab.encoded_requests = lambda name, rendering: [SimpleNamespace(ids=ids) for ids in encoded[name]]  # type: ignore[method-assign,assignment,misc]
-    assert lab.common_beginning(("a", "b"), rendering="chat") == 2
-    assert lab.common_beginning(("b",), rendering="chat") == 3
+    assert lab.common_beginning(("a", "b"), "chat") == 2
+    assert lab.common_beginning(("b",), "chat") == 3

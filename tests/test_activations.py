@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 
 from geometry_bench.activations import batching, keys
 from geometry_bench.activations import capture as capturing
-from geometry_bench.activations import forward as passing
 from geometry_bench.activations.cache import TENSOR, Cache
 from geometry_bench.activations.capture import capture, capture_batches
 from geometry_bench.activations.pooling import LAST, Pooler, Pooling
@@ -194,8 +193,8 @@ def test_beginnings_computed_once_leave_the_values_as_they_are(
 ) -> None:
     subject = stand_in(architecture)
     passes: list[int] = []
-    once = passing._keys_and_values
-    monkeypatch.setattr(passing, "_keys_and_values", lambda *a: passes.append(len(a[1])) or once(*a))
+    once = capturing._keys_and_values
+    monkeypatch.setattr(capturing, "_keys_and_values", lambda *a: passes.append(len(a[1])) or once(*a))
     prompts = conversations()
     poolings = (LAST, Pooling("mean_last", 3))
     alone = capture(subject, prompts, poolings, batch_size=1)
@@ -215,7 +214,7 @@ def test_a_model_that_answers_otherwise_with_keys_and_values_computes_whole_prom
 ) -> None:
     subject, prompts = stand_in("llama"), conversations()
     alone = capture(subject, prompts, batch_size=1)[LAST]
-    monkeypatch.setattr(passing, "_keys_and_values", lambda *_: None)  # forgets what it read
+    monkeypatch.setattr(capturing, "_keys_and_values", lambda *_: None)  # forgets what it read
     assert relative(capture(subject, prompts)[LAST], alone) < TOLERANCE
 
 
@@ -336,13 +335,7 @@ def test_rotary_frequencies_that_depend_on_the_longest_prompt_do_not_mix_lengths
 def test_sharded_weights_give_the_same_values(tmp_path: Path) -> None:
     prompts = prompts_of([5, 9])
     single, sharded = (
-        load(
-            SubjectSpec(
-                str(
-                    tiny_model("llama", tmp_path, name=name, max_shard_size=size),
-                )
-            )
-        )
+        load(SubjectSpec(str(tiny_model("llama", tmp_path, name=name, max_shard_size=size))))
         for name, size in (("single", "1GB"), ("sharded", "20KB"))
     )
     assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
@@ -520,13 +513,13 @@ def test_poolings_have_stable_names_and_refuse_nonsense() -> None:
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Prompts of each forward pass that is made."""
     seen: list[int] = []
-    plain = capturing.forward
+    plain = capturing._forward
 
     def counted(subject: Any, prompts: Any, *rest: Any) -> Any:
         seen.append(len(prompts))
         return plain(subject, prompts, *rest)
 
-    monkeypatch.setattr(capturing, "forward", counted)
+    monkeypatch.setattr(capturing, "_forward", counted)
     return seen
 
 

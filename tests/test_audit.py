@@ -10,10 +10,17 @@ from typing import Any
 
 import pytest
 
+from geometry_bench.claims import audited
 from geometry_bench.claims.audit import AUDITED, Finding, audit, examine
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.judging import judge_run
 from geometry_bench.published.load import SOURCES, load_publication, parse_publication
+from geometry_bench.records.judgement import ClaimVerdict
+from geometry_bench.records.measurement import Measurement
 from geometry_bench.resources import data_root
+from geometry_bench.run.execute import Session, execute
+from geometry_bench.run.plan import plan
+from geometry_bench.run.request import Request
 
 Raw = dict[str, Any]
 Change = Callable[[Raw], object]
@@ -70,11 +77,15 @@ CONTRADICTED: dict[str, tuple[str, ...]] = {
 }
 
 
-def test_just_these_statements_are_contradicted_with_their_numbers() -> None:
-    assert {key for key, finding in STORED.items() if finding.verdict == "contradicted"} == set(CONTRADICTED)
-    for key, fragments in CONTRADICTED.items():
-        for fragment in fragments:
-            assert fragment in STORED[key].explanation
+def test_audits_are_claims_and_just_these_fail_with_their_numbers() -> None:
+    claims = {claim.id: claim for claim in audited.CLAIMS}
+    found = execute(Session(plan(Request(publications=SOURCES, claims=claims))))
+    judged = judge_run([one for one in found if isinstance(one, Measurement)], claims=claims)
+    assert [one.measurement.case for one in judged] == list(STORED)
+    failed = {one.measurement.case: one.claim.sentence for one in judged if one.claim.verdict is ClaimVerdict.FAILS}
+    assert failed.keys() == CONTRADICTED.keys()
+    assert all(fragment in failed[key] for key, fragments in CONTRADICTED.items() for fragment in fragments)
+    assert {key for key, finding in STORED.items() if not finding.consistent} == failed.keys()
 
 
 def cosine(subject: str, name: str, value: float) -> Change:

@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 import torch
 from models import tiny_model
+from planted import lab_of, measure, verdict
 
-from geometry_bench.claims.model import Case, Claim, NotApplicableError
+from geometry_bench.claims.model import Case, Claim
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.claims.safety_compassion.layers import analysis_layers, capping_layers
 from geometry_bench.labs.model import CaptureSettings, Lab
-from geometry_bench.prompts.pack import load_pack
-from geometry_bench.records.schema import ClaimVerdict, Estimate
-from geometry_bench.records.verdicts import judge_claim
-from geometry_bench.subjects.spec import SubjectSpec, resolve
+from geometry_bench.records.judgement import ClaimVerdict
+from geometry_bench.records.measurement import NotApplicableError
 
 TRADITIONS = ("chenrezig", "tara", "agape", "rahma")
 LAYERS, WIDTH, MESSAGES = 6, 64, 8
@@ -30,7 +29,8 @@ class PlantedLab:
     def __init__(self, axes: dict[str, np.ndarray], noise: float = 0.0, seed: int = 0) -> None:
         generator = np.random.default_rng(seed)
         self.layers = LAYERS
-        self.pack = SimpleNamespace(openings={}, controls={}, safety_topics={})
+        messages = [SimpleNamespace(id=str(number)) for number in range(MESSAGES)]
+        self.pack = SimpleNamespace(openings={}, messages=dict.fromkeys(("suffering", "benign"), messages))
         chat = SimpleNamespace(name="chat_template", system_policy="native", injected_text=None)
         self.subject = SimpleNamespace(chat=chat)
         content = generator.normal(size=(MESSAGES, LAYERS, WIDTH))
@@ -79,11 +79,6 @@ def planted() -> PlantedLab:
     return PlantedLab(axes, noise=1e-4)
 
 
-def measured(claim: str, lab: Any, case: str = "") -> Estimate:
-    declared = CLAIMS[claim]
-    return declared.measure(lab, next(c for c in declared.cases if c.key == case))["corrected"]
-
-
 @pytest.mark.parametrize(
     ("claim", "case", "truth"),
     [
@@ -94,20 +89,20 @@ def measured(claim: str, lab: Any, case: str = "") -> Estimate:
     ],
 )
 def test_planted_cosines_are_met(planted: PlantedLab, claim: str, case: str, truth: float) -> None:
-    estimate = measured(claim, planted, case)
+    estimate = measure(claim, planted, case)
     assert estimate.value == pytest.approx(truth, abs=1e-3)
     assert estimate.profile is not None
     assert estimate.profile == pytest.approx([truth] * LAYERS, abs=1e-3)
-    assert estimate.layer == LAYERS - 1
+    assert estimate.block == LAYERS - 1
     assert estimate.details["split_reference"] == pytest.approx(truth, abs=1e-3)
 
 
 def test_planted_closest_pair_and_secular_gap(planted: PlantedLab) -> None:
-    closest = measured("compassion.tightest_pair", planted)
+    closest = measure("compassion.tightest_pair", planted)
     assert closest.label == "agape-rahma"
     assert closest.value is not None
     assert closest.value > 0
-    secular = measured("compassion.secular_divergence", planted)
+    secular = measure("compassion.secular_divergence", planted)
     states = planted.states("suffering", "corrected")
     axes = {k: (states[k] - states["generic"]).mean(axis=0)[-1] for k in (*TRADITIONS, "secular")}
     unit_axes = {k: v / np.linalg.norm(v) for k, v in axes.items()}
@@ -128,14 +123,14 @@ def test_unified_axis_of_orthonormal_axes() -> None:
 
 
 def test_planted_dimensionality(planted: PlantedLab) -> None:
-    one = measured("safety.dimensionality", planted)
+    one = measure("safety.dimensionality", planted)
     assert one.value == pytest.approx(0.95**2, abs=0.03)
     assert one.null is not None
     assert one.value is not None
     assert one.value > one.null.high
     generator = np.random.default_rng(2)
     axes = {f"topic:{i}": unit(generator) for i in range(24)} | {f"control:{i}": unit(generator) for i in range(40)}
-    scattered = measured("safety.dimensionality", PlantedLab(axes))
+    scattered = measure("safety.dimensionality", PlantedLab(axes))
     assert scattered.null is not None
     assert scattered.value is not None
     assert scattered.null.low * 0.9 < scattered.value < scattered.null.high * 1.1
@@ -148,23 +143,21 @@ def test_prompt_sensitivity_sees_a_sign_that_hangs_on_one_message() -> None:
     states["chenrezig"] = states["generic"] + first
     states["tara"] = states["generic"] - 0.1 * first + second
     states["tara"][0] += 2 * first  # one message alone makes the cosine positive
-    estimate = measured("safety.prompt_sensitivity", lab, "chenrezig-tara")
+    estimate = measure("safety.prompt_sensitivity", lab, "chenrezig-tara")
     assert estimate.details["figure"] is not None
     assert estimate.details["figure"] > 0
     assert estimate.value is not None
     assert estimate.value < 0
-    assert judge_claim(CLAIMS["safety.prompt_sensitivity"].criterion, estimate)[0] is ClaimVerdict.FAILS
+    assert verdict("safety.prompt_sensitivity", estimate) is ClaimVerdict.FAILS
 
 
 def test_zero_axis_is_undefined_not_zero() -> None:
     lab = PlantedLab(
         {name: np.zeros(WIDTH) for name in TRADITIONS} | {f"control:{i}": np.eye(WIDTH)[i] for i in range(40)}
     )
-    estimate = measured("compassion.cross_tradition_cosine", lab, "agape-rahma")
+    estimate = measure("compassion.cross_tradition_cosine", lab, "agape-rahma")
     assert estimate.value is None
-    assert (
-        judge_claim(CLAIMS["compassion.cross_tradition_cosine"].criterion, estimate)[0] is ClaimVerdict.NOT_APPLICABLE
-    )
+    assert verdict("compassion.cross_tradition_cosine", estimate) is ClaimVerdict.NOT_APPLICABLE
 
 
 @pytest.mark.parametrize(
@@ -180,14 +173,8 @@ def test_layers_of_the_source(layers: int, start: int, capping: tuple[int, int])
 
 
 @pytest.fixture(scope="module")
-def subject(tmp_path_factory: pytest.TempPathFactory) -> SubjectSpec:
-    folder = tiny_model("llama", tmp_path_factory.mktemp("models"), max_position_embeddings=1024)
-    return SubjectSpec(str(folder))
-
-
-@pytest.fixture(scope="module")
-def lab(subject: SubjectSpec) -> Lab:
-    return Lab(subject, resolve(subject), load_pack(), CaptureSettings(progress=False))
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return lab_of(tiny_model("llama", tmp_path_factory.mktemp("models"), max_position_embeddings=1024))
 
 
 PAIR = Case("chenrezig-tara", ("chenrezig", "tara"))
@@ -224,21 +211,16 @@ def test_value_equals_an_independent_computation(lab: Lab) -> None:
     np.testing.assert_allclose(np.array(profile, dtype=float), expected, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [CaptureSettings(batch_size=1), CaptureSettings(batch_size=64), CaptureSettings(batch_size=8, padding="left")],
-)
-def test_value_does_not_depend_on_batching(lab: Lab, subject: SubjectSpec, settings: CaptureSettings) -> None:
-    other = Lab(subject, lab.identity, _small(lab), CaptureSettings(settings.batch_size, None, settings.padding, False))
-    reference = Lab(subject, lab.identity, _small(lab), CaptureSettings(progress=False))
-    ours, theirs = (CROSS.measure(one, PAIR)["corrected"] for one in (other, reference))
-    assert ours.value == pytest.approx(theirs.value, rel=2e-5)
-    assert ours.leave_one_out == pytest.approx(theirs.leave_one_out, rel=2e-5)
-
-
-def _small(lab: Lab) -> Any:
-    """The built-in pack with few controls, for speed."""
-    return replace(lab.pack, controls=dict(list(lab.pack.controls.items())[:6]), safety_topics={})
+@pytest.mark.parametrize("varied", [{"batch_size": 1}, {"batch_size": 64}, {"batch_size": 8, "padding": "left"}])
+def test_value_does_not_depend_on_batching(lab: Lab, varied: dict[str, Any]) -> None:
+    few = replace(lab.pack, controls=dict(list(lab.pack.controls.items())[:6]), safety_topics={})
+    ours, theirs = (
+        CROSS.measure(Lab(lab.spec, lab.identity, few, CaptureSettings(progress=False, **more)), PAIR)["corrected"]
+        for more in (varied, {})
+    )
+    assert ours.units is not None
+    assert theirs.units is not None
+    assert [ours.value, *ours.units.values] == pytest.approx([theirs.value, *theirs.units.values], rel=2e-5)
 
 
 def test_published_variant_follows_the_source_step_by_step(lab: Lab) -> None:
@@ -273,17 +255,15 @@ def test_published_variant_follows_the_source_step_by_step(lab: Lab) -> None:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_random_weights_pass_the_published_criterion_but_not_the_null(tmp_path: Any, seed: int) -> None:
     """Axes that share a reference have positive cosines whatever the weights: the published criterion passes on noise."""
-    folder = tiny_model("llama", tmp_path, seed=seed, max_position_embeddings=1024)
-    spec = SubjectSpec(str(folder))
-    lab = Lab(spec, resolve(spec), load_pack(), CaptureSettings(progress=False))
+    lab = lab_of(tiny_model("llama", tmp_path, seed=seed, max_position_embeddings=1024))
     published, corrected = [], []
     for case in CROSS.cases:
         estimates = CROSS.measure(lab, case)
         assert CROSS.published_criterion is not None
-        published.append(judge_claim(CROSS.published_criterion, estimates["published"])[0])
+        published.append(CROSS.published_criterion.judge(estimates["published"]).verdict)
         corrected.append(estimates["corrected"])
     assert published.count(ClaimVerdict.HOLDS) >= 5
-    verdicts = [judge_claim(CROSS.criterion, estimate)[0] for estimate in corrected]
+    verdicts = [CROSS.criterion.judge(estimate).verdict for estimate in corrected]
     assert set(verdicts) != {ClaimVerdict.HOLDS}
     values = [e.value for e in corrected if e.value is not None]
     nulls = [e.null for e in corrected if e.null is not None]
@@ -293,10 +273,7 @@ def test_random_weights_pass_the_published_criterion_but_not_the_null(tmp_path: 
 
 
 def test_empty_that_is_generic_is_not_applicable(tmp_path: Any) -> None:
-    folder = tiny_model("llama", tmp_path, chat_template="default_system", max_position_embeddings=1024)
-    spec = SubjectSpec(str(folder))
-    pack = load_pack()
-    systems = dict(pack.systems) | {"generic": "You are Pebble, a kind helper."}
-    lab = Lab(spec, resolve(spec), replace(pack, systems=systems), CaptureSettings(progress=False))
+    lab = lab_of(tiny_model("llama", tmp_path, chat_template="default_system", max_position_embeddings=1024))
+    lab.pack = replace(lab.pack, systems={**lab.pack.systems, "generic": "You are Pebble, a kind helper."})
     with pytest.raises(NotApplicableError, match="renders the generic prompt itself"):
         CLAIMS["safety.baseline_sign"].measure(lab, Case())

@@ -1,18 +1,27 @@
-"""Family manifests, and the benchmarks run on a family."""
+"""Family manifests, and runs of a family's members."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SMALL, Bench, read_lines
-from geometry_bench.run.run import Run, RunSettings
+from conftest import SMALL
+from models import tiny_model
 
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.options import OPTIONS, request_of
+from geometry_bench.records.facts import ModelFacts
+from geometry_bench.records.measurement import Measurement
 from geometry_bench.resources import data_root
+from geometry_bench.run.bench import Bench, Output
+from geometry_bench.run.describe import opening
+from geometry_bench.run.execute import execute
+from geometry_bench.run.pinning import Pinned
+from geometry_bench.run.request import Request, chosen_claims
 from geometry_bench.subjects.families import Family, Member, dump_family, embedded_specs, load_family
 from geometry_bench.subjects.spec import Identity, SubjectSpec
 
@@ -122,6 +131,10 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert load_family(tmp_path) == family
 
 
+def pinned(*specs: SubjectSpec) -> Pinned:
+    return Pinned(specs, [], [], [])
+
+
 def test_embedded_members_go_by_one_name_however_they_are_asked_for(tmp_path: Path) -> None:
     for spec in embedded_specs():
         assert spec.model == spec.name
@@ -130,10 +143,9 @@ def test_embedded_members_go_by_one_name_however_they_are_asked_for(tmp_path: Pa
     assert family == load_family(Path("zoo/llama-d80"))
     aligned = family.spec(family.member("aligned"))
     assert aligned in embedded_specs()
-    settings = RunSettings(baselines=tmp_path)
-    by_name = Run([SubjectSpec("zoo/llama-d80/aligned")], settings)
-    assert by_name.subjects == Run([aligned, SubjectSpec("zoo/llama-d80/aligned")], settings).subjects
-    assert list(by_name.subjects) == ["zoo/llama-d80/aligned"]
+    by_name = SubjectSpec("zoo/llama-d80/aligned")
+    assert list(pinned(by_name).models) == ["zoo/llama-d80/aligned"]
+    assert pinned(by_name).models == pinned(aligned, by_name).models
     base = load_family(manifest(tmp_path, {"role": "base", "model": str(folder / "base")})).members[0]
     assert Family("mine", tmp_path / "family.toml", (base,)).spec(base).model == "zoo/llama-d80/base"
 
@@ -144,8 +156,6 @@ def test_embedded_members_go_by_one_name_however_they_are_asked_for(tmp_path: Pa
 @pytest.fixture(scope="module")
 def myfam(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A family of a base, another model aligned from it, and a copy of that one, called useful."""
-    from models import tiny_model
-
     folder = tmp_path_factory.mktemp("families") / "somewhere"
     folder.mkdir()
     for seed, name in enumerate(("base", "aligned")):
@@ -159,89 +169,90 @@ def myfam(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return manifest(folder, *members, name="myfam").parent
 
 
-def ids(result: pytest.RunResult) -> list[str]:
-    return [line.rsplit("::", 1)[1] for line in result.outlines if "::test_" in line and "[" in line]
+def asked_for(pack: Path, *families: Path, **values: Any) -> Request:
+    """What options ask for, of one claim of single models."""
+    given = {f"gb_{name}": value for name, value in values.items()}
+    defaults = {option.dest: option.for_argparse()["default"] for option in OPTIONS}
+    named = {"gb_family": list(map(str, families)), "gb_prompts": pack}
+    request = request_of(defaults | named | given, progress=False)
+    return replace(request, claims=chosen_claims(("compassion.tightest_pair",)))
 
 
-def test_a_family_is_measured_resumed_and_kept_apart(bench: Bench, myfam: Path, tmp_path: Path) -> None:
-    results, base = tmp_path / "results", tmp_path / "base"
-    options = ("--family", myfam, "--results", results, "--baselines", base, "-k")
-    first = bench(*options, "tightest_pair and aligned and not useful")
-    assert first.parseoutcomes()["deselected"] > 3
-    assert len(read_lines(results)) == 1
-    first.stdout.re_match_lines(
-        [
-            r"geometry-bench: myfam/base at .*, alignment not declared",
-            r"geometry-bench: myfam/aligned at .*, alignment DPO",
-            r"geometry-bench: family myfam: base, aligned \(from base\), aligned-useful \(useful, from aligned\)",
-            r"geometry-bench: one checkpoint under several names: myfam/aligned, myfam/aligned-useful",
-        ]
-    )
-    bench(*options, "tightest_pair", "--resume", "--baseline-update=new")
-    subjects = [record["subject"] for record in read_lines(results)]
-    facts = [{key: subject.get(key) for key in ("id", "name", "family", "role", "parent")} for subject in subjects]
-    assert facts == [
-        {"id": f"myfam/{name}", "name": f"myfam/{name}", "family": "myfam", "role": role, "parent": parent}
-        for name, role, parent in (
-            ("aligned", "aligned", "myfam/base"),
-            ("base", "base", None),
-            ("aligned-useful", "useful", "myfam/aligned"),
-        )
-    ], "a member whose weights another has too is neither passed over nor overwritten"
+def test_members_are_measured_resumed_and_kept_apart(pack: Path, myfam: Path, tmp_path: Path) -> None:
+    request, base = asked_for(pack, myfam), tmp_path / "base"
+    output = Output(results=tmp_path / "results", resume=True, baselines=base, update=("new",))
+    first = Bench(request, output)
+    told = list(opening(first))
+    for line in (
+        "family myfam: base, aligned (from base), aligned-useful (useful, from aligned)",
+        "one checkpoint under several names: myfam/aligned, myfam/aligned-useful",
+    ):
+        assert line in told
+    assert told[0].endswith("alignment not declared")
+    assert told[1].endswith("alignment DPO")
+    # A member whose weights another has too is neither passed over nor overwritten.
+    for one in execute(first.session):
+        assert isinstance(one, Measurement)
+        first.write(one)
+        facts = one.subject
+        assert isinstance(facts, ModelFacts)
+        parent = {"base": None, "aligned": "myfam/base", "useful": "myfam/aligned"}[str(facts.role)]
+        assert (facts.id, facts.family, facts.parent) == (facts.name, "myfam", parent)
+    first.update_baselines()
     assert {path.name for path in base.iterdir()} == {"myfam__base", "myfam__aligned", "myfam__aligned-useful"}
-
-    before = (results / "records.jsonl").read_text()
-    again = bench(*options, "tightest_pair", "--resume")
-    assert (results / "records.jsonl").read_text() == before
-    assert "NO_BASELINE:" not in again.stdout.str()
-    moved = bench("--family", myfam, "--baselines", base, "--against=myfam/aligned", "-k", "tightest_pair and base")
-    moved.stdout.fnmatch_lines([f"geometry-bench: baselines *, against {base}/myfam__aligned/*"])
+    again = Bench(request, output)
+    assert all(again.session.is_resumed(one) for one in execute(again.session) if isinstance(one, Measurement))
+    against = Bench(request, Output(baselines=base, against="myfam/aligned")).baselines.against
+    assert against is not None
+    assert against.path.parent.parent == base / "myfam__aligned"
 
 
-def test_families_beside_models(bench: Bench, myfam: Path, tiny: Path) -> None:
-    collect = ("--collect-only", "-q", "-k", "tightest_pair")
-    both = bench(*collect, f"--family={myfam / 'family.toml'}", f"--family={myfam}", models=(tiny,))
-    names = ("tiny", "myfam/base", "myfam/aligned", "myfam/aligned-useful")
-    assert ids(both) == [f"test_tightest_pair[{name}]" for name in names]
-    other = bench("--collect-only", "--family", myfam, "--alignment", "myfam/base=SFT", "-k", "tightest_pair")
-    other.stdout.fnmatch_lines(
-        ["geometry-bench: myfam/base *, alignment SFT", "geometry-bench: myfam/al*, alignment DPO"]
-    )
+def test_families_beside_models(pack: Path, myfam: Path, tiny: Path) -> None:
+    declared = {"model": [str(tiny)], "alignment": ["myfam/base=SFT"]}
+    models = Bench(asked_for(pack, myfam / "family.toml", myfam, **declared)).plan.pinned.models
+    assert {name: target.spec.alignment for name, target in models.items()} == {
+        "tiny": None,
+        "myfam/base": "SFT",
+        "myfam/aligned": "DPO",
+        "myfam/aligned-useful": None,
+    }
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("options", "sentence"),
     [
-        (("--family", "{copy}"), "Two families are called myfam ("),
-        (("--alignment", "base=DPO"), "--alignment names base, which is no --model of this run and no FAMILY/MEMBER"),
-        (("--model", "myfam/base"), "--model myfam/base is also a member of a --family of this run"),
-        (("--adapter", "somewhere"), "--adapter goes with --model, and none is given"),
-        (("--family", "{empty}"), "holds no family.toml"),
+        ({"family": ["{myfam}", "{copy}"]}, "Two families are called myfam ("),
+        (
+            {"alignment": ["base=DPO"]},
+            "--alignment names base, which is no --model of this run and no FAMILY/MEMBER",
+        ),
+        ({"model": ["myfam/base"]}, "--model myfam/base is also a member of a --family of this run"),
+        ({"adapter": "somewhere"}, "--adapter goes with --model, and none is given"),
+        ({"family": ["{empty}"]}, "holds no family.toml"),
     ],
 )
-def test_bad_combinations(bench: Bench, myfam: Path, tmp_path: Path, arguments: tuple[str, ...], sentence: str) -> None:
-    copy, empty = tmp_path / "copy", tmp_path / "empty"
-    shutil.copytree(myfam, copy)
-    empty.mkdir()
-    found = bench("--family", myfam, *(one.format(copy=copy, empty=empty) for one in arguments))
-    assert found.ret == pytest.ExitCode.USAGE_ERROR
-    assert found.stderr.str().count("geometry-bench: ") == 1
-    assert sentence in found.stderr.str()
+def test_bad_combinations(pack: Path, myfam: Path, tmp_path: Path, options: dict[str, Any], sentence: str) -> None:
+    places = {"myfam": myfam, "copy": tmp_path / "copy", "empty": tmp_path / "empty"}
+    shutil.copytree(myfam, places["copy"])
+    places["empty"].mkdir()
+    families = [one.format(**places) for one in options.pop("family", ["{myfam}"])]
+    with pytest.raises(GeometryBenchError) as caught:
+        asked_for(pack, *map(Path, families), **options)
+    assert sentence in str(caught.value)
 
 
-def test_members_on_the_hub_keep_their_hub_name(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Baselines and published figures go by it; two families may share a base."""
-    pinned = Identity("org/base", "hub", None, "a" * 40, "LlamaForCausalLM", 2, 16)
-    monkeypatch.setattr("geometry_bench.run.roster.resolve", lambda spec: pinned)
+def test_members_on_the_hub_keep_their_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Baselines and published values go by it; two families may share a base."""
+    hub = Identity("org/base", "hub", None, "a" * 40, "LlamaForCausalLM", 2, 16)
+    monkeypatch.setattr("geometry_bench.run.pinning.resolve", lambda spec: hub)
     loaded = [
         load_family(manifest(tmp_path / name, {"role": "base", "model": "org/base"}, name=name))
         for name in ("one", "two")
     ]
     specs = [family.spec(family.members[0]) for family in loaded]
-    run = Run(specs, RunSettings(baselines=tmp_path))
-    assert list(run.subjects) == ["one/base", "two/base"]
-    assert {identity.name for _, identity in run.subjects.values()} == {"org/base"}
-    assert run.roster.checkpoints() == [("one/base", "two/base")]
+    found = pinned(*specs)
+    assert {id: target.name for id, target in found.models.items()} == {"one/base": "org/base", "two/base": "org/base"}
+    assert found.checkpoints() == [tuple(found.models.values())]
     declared = [SubjectSpec(s.model, name=s.name, alignment=m) for s, m in zip(specs, ("SFT", "DPO"), strict=True)]
     with pytest.raises(GeometryBenchError, match="org/base is declared as aligned by 'SFT' and by 'DPO'"):
-        Run(declared, RunSettings(baselines=tmp_path))
+        pinned(*declared)

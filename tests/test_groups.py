@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from geometry_bench.records.schema import ClaimVerdict, Estimate
-from geometry_bench.records.verdicts import judge_claim
-from geometry_bench.run.run import Run, RunSettings
 from models import tiny_model
+from planted import NOT_SHOWN, made_up, measure, verdict
 from scipy import stats
 from scipy.stats import ortho_group
 
-from geometry_bench.claims.model import Case, NotApplicableError
+from geometry_bench.claims.model import Case
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.claims.universal_direction import directions as universal
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.mapped import broadcast, direction_cosines, inner_products, shared_scores
+from geometry_bench.judging import reported_value
 from geometry_bench.labs.group import GroupLab, block_at
-from geometry_bench.labs.model import MEAN_LAST_FIVE
-from geometry_bench.options import OPTIONS, asked_for
+from geometry_bench.labs.requirements import MEAN_LAST_FIVE
+from geometry_bench.options import OPTIONS, request_of
 from geometry_bench.prompts.roles import ALIGNMENT, RequestSettings
-from geometry_bench.subjects.groups import DEPTH, Group, embedded_groups, group_of, load_group
-from geometry_bench.subjects.spec import SubjectSpec, resolve
+from geometry_bench.published.load import load_publication
+from geometry_bench.records.facts import GroupFacts, MemberFacts, PromptInputs
+from geometry_bench.records.judgement import ClaimVerdict
+from geometry_bench.records.measurement import Measurement, NotApplicableError
+from geometry_bench.run.bench import Bench, Output
+from geometry_bench.run.execute import Session, execute
+from geometry_bench.run.plan import plan
+from geometry_bench.run.request import Request, Settings
+from geometry_bench.subjects.groups import DEPTH, embedded_groups, group_of, load_group
+from geometry_bench.subjects.spec import SubjectSpec
 
 WIDTH, LAYERS, COUNT = 32, 6, 300
 Make = Callable[[str, str, np.ndarray], np.ndarray]
@@ -43,36 +48,24 @@ def planted_group(make: Make, members: tuple[str, ...] = ("a", "b", "c"), count:
     }
 
     def member(name: str) -> Any:
-        def requests(role: str, rendering: str) -> Any:
+        def requests(role: str, **_: Any) -> Any:
             states = make(name, role, latents[role].copy()).astype(np.float32)
             return SimpleNamespace(states={MEAN_LAST_FIVE: np.repeat(states[:, None], LAYERS, axis=1)})
 
-        tokenizer = SimpleNamespace(get_vocab=lambda: {"e": 0} if name != "alien" else {"x": 0})
-        facts = {"revision": name, "dtype": "float32", "attention": "sdpa", "quantisation": "none"}
-        inputs = dict.fromkeys(("template", "tokens_hash", "template_hash", "system_policy"), name)
         return SimpleNamespace(
             layers=LAYERS,
             requests=requests,
-            spec=SubjectSpec(name, alignment="DPO" if name == "c" else "SFT"),
-            subject=SimpleNamespace(facts=lambda: facts, tokenizer=tokenizer),
-            inputs=lambda *_: {**inputs, "truncated_prompts": 0},
+            subject=SimpleNamespace(tokenizer=SimpleNamespace(get_vocab=lambda: {"x" if name == "alien" else "e": 0})),
+            facts=lambda id: SimpleNamespace(alignment="DPO" if name == "c" else "SFT"),
+            inputs=lambda required: PromptInputs(hash=name, pooling="", site="", truncated_prompts=0),
         )
 
-    return GroupLab(members, members[0], member, settings)
+    return GroupLab(members, members[0], member, CLAIMS["universal.auroc"].requires, settings)
 
 
 ROTATIONS = {
     name: ortho_group.rvs(WIDTH, random_state=place) if place else np.eye(WIDTH) for place, name in enumerate("abc")
 }
-
-
-def measure(claim: str, group: GroupLab, case: str = "", variant: str = "corrected") -> Estimate:
-    estimate: Estimate = CLAIMS[claim].measure(group, Case(case))[variant]  # type: ignore[index]
-    return estimate
-
-
-def verdict(claim: str, estimate: Estimate) -> ClaimVerdict:
-    return judge_claim(CLAIMS[claim].criterion, estimate)[0]
 
 
 D_PRIME = 1.5
@@ -285,7 +278,7 @@ def test_no_manifest_and_one_checkpoint_twice_are_told(tmp_path: Path) -> None:
         load_group(tmp_path / "none.toml")
     twice = load_group(manifest(tmp_path, ("one", ZOO), ("two", ZOO)))
     with pytest.raises(GeometryBenchError, match="one and two of the group group/mine are the same checkpoint"):
-        Run([], RunSettings(), [twice])
+        plan(Request(groups=(twice,)))
 
 
 def values(**given: Any) -> dict[str, Any]:
@@ -294,22 +287,22 @@ def values(**given: Any) -> dict[str, Any]:
 
 def test_a_reference_makes_a_group_of_the_models_of_a_run() -> None:
     models = ["zoo/llama-d64/aligned", "zoo/neox-d64/aligned"]
-    asked = asked_for(values(model=models, reference=models[1], dtype="float32"))
+    asked = request_of(values(model=models, reference=models[1], dtype="float32"))
     assert [group.id for group in asked.groups] == ["group/run"]
     assert list(asked.groups[0].members) == models
     assert asked.groups[0].members[models[0]].dtype == "float32"
     with pytest.raises(GeometryBenchError, match="has one member"):
-        asked_for(values(model=models[:1], reference=models[0]))
+        request_of(values(model=models[:1], reference=models[0]))
     with pytest.raises(GeometryBenchError, match="reference elsewhere is no member"):
-        asked_for(values(model=models, reference="elsewhere"))
+        request_of(values(model=models, reference="elsewhere"))
     with pytest.raises(GeometryBenchError, match="--reference goes with --model"):
-        asked_for(values(group=["zoo/groups/base"], reference="elsewhere"))
+        request_of(values(group=["zoo/groups/base"], reference="elsewhere"))
 
 
 def test_embedded_groups_are_measured_where_nothing_is_named() -> None:
-    assert [group.id for group in asked_for(values()).groups] == ["group/zoo-aligned", "group/zoo-base"]
-    assert [group.id for group in asked_for(values(model=["zoo/llama-d64/base"])).groups] == []
-    only = asked_for(values(group=["zoo/groups/base"]))
+    assert [group.id for group in request_of(values()).groups] == ["group/zoo-aligned", "group/zoo-base"]
+    assert [group.id for group in request_of(values(model=["zoo/llama-d64/base"])).groups] == []
+    only = request_of(values(group=["zoo/groups/base"]))
     assert [group.id for group in only.groups] == ["group/zoo-base"]
     assert not only.specs
 
@@ -346,16 +339,16 @@ def test_sets_of_ones_own_take_the_place_of_built_in_ones(tmp_path: Path) -> Non
     for source, sentence in zip(
         wrong,
         (
-            "holds 1 request",
+            "gives 1 request: at least 4",
             "no column 'goal'",
             "There is no prompt set",
-            "has 3 requests: at least 4",
+            "gives 3 requests: at least 4",
             "are the same requests",
         ),
         strict=True,
     ):
         with pytest.raises(GeometryBenchError, match=sentence):
-            Run([SubjectSpec(ZOO)], RunSettings(requests=RequestSettings(4, sources=(source,))))
+            plan(Request((SubjectSpec(ZOO),), settings=Settings(requests=RequestSettings(4, sources=(source,)))))
 
 
 # Real models
@@ -364,73 +357,68 @@ def test_sets_of_ones_own_take_the_place_of_built_in_ones(tmp_path: Path) -> Non
 def test_models_of_different_width_depth_and_tokenizer_meet_and_their_records_say_where(tmp_path: Path) -> None:
     folders = [tiny_model("llama", tmp_path / "one"), tiny_model("gpt_neox", tmp_path / "two", num_hidden_layers=3)]
     group = group_of([SubjectSpec(str(folder)) for folder in folders], str(folders[0]))
-    settings = RunSettings(cache=False, requests=RequestSettings(12), baselines=tmp_path / "baselines", depth=0.5)
-    run = Run([], settings, [group])
-    claim = CLAIMS["universal.shared_axis"]
-    records = {case.key: run.record(claim, case, subject) for case, subject in run.targets(claim)}
-    assert set(records) == {"mean", "llama", "gpt_neox"}
-    record = records["mean"]
-    assert record.subject["id"] == "group/run"
-    assert record.subject["reference"] == "llama"
-    assert record.inputs["depth"] == 0.5
-    assert len(record.inputs["requests"]) == 3
-    assert record.estimate is not None
-    assert {f"at_depth_{depth:.2f}" for depth in (0.17, 0.33, 0.5, 0.67, 0.83, 1.0)} < set(record.estimate.details)
-    other = Run([], RunSettings(cache=False, requests=RequestSettings(12)), [group])
-    deeper = other.record(claim, Case("mean"), "group/run")
+    claims = {"universal.shared_axis": CLAIMS["universal.shared_axis"]}
+
+    def measured(depth: float) -> list[Measurement]:
+        settings = Settings(requests=RequestSettings(12), depth=depth, capture=NOT_SHOWN, cache=False)
+        found = execute(Session(plan(Request(groups=(group,), claims=claims, settings=settings))))
+        return [one for one in found if isinstance(one, Measurement)]
+
+    first, deeper = measured(0.5), measured(2 / 3)[0]
+    assert [one.case for one in first] == ["mean", "llama", "gpt_neox"]
+    one = first[0]
+    assert isinstance(one.subject, GroupFacts)
+    assert (one.subject.id, one.subject.reference) == ("group/run", "llama")
+    assert isinstance(one.inputs, PromptInputs)
+    assert (one.inputs.depth, len(one.inputs.requests)) == (0.5, 3)
+    assert one.estimate is not None
     assert deeper.estimate is not None
-    assert deeper.estimate.value == pytest.approx(record.estimate.details["at_depth_0.67"], abs=1e-5)
-    assert deeper.inputs["pack_hash"] != record.inputs["pack_hash"]  # another depth is another measurement
-    absent = Run([SubjectSpec(str(folders[0]))], settings)
-    ((case, subject),) = absent.targets(CLAIMS["universal.auroc"])
-    skipped = absent.record(CLAIMS["universal.auroc"], case, subject)
-    assert skipped.verdicts.claim is ClaimVerdict.NOT_APPLICABLE
-    assert "--reference" in skipped.verdicts.claim_reason
+    curve = one.estimate.curves["at_depth"]
+    assert curve.x == pytest.approx([1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1])
+    assert deeper.estimate.value == pytest.approx(curve.y[3], abs=1e-5)
+    assert deeper.inputs is not None
+    assert deeper.inputs.hash != one.inputs.hash  # another depth is another measurement
+    alone = plan(Request((SubjectSpec(str(folders[0])),), claims=claims))
+    assert not alone.tasks
+    assert ["--reference" in one.sentence for one in alone.missing] == [True]
 
 
-def test_a_published_group_brings_its_figures_and_another_does_not() -> None:
-    figures = {claim.id: claim.figure for claim in CLAIMS.values()}
-    published = universal_published()
-    member = published.find("EleutherAI/pythia-160m")
-    assert figures["universal.auroc"](member, Case("x")) == pytest.approx(0.6984 - 0.7109)  # type: ignore[misc]
-    assert figures["universal.shared_axis"](member, Case("x")) == 0.84  # type: ignore[misc]
-    assert figures["universal.shared_axis"](member, universal.MEAN) is None  # type: ignore[misc]
-    assert figures["universal.alignment_error"](member, Case("x")) == pytest.approx(0.4876 - 0.4906)  # type: ignore[misc]
+def test_a_published_group_brings_its_values() -> None:
+    reported = {claim.id: claim.reported for claim in CLAIMS.values()}
+    member = load_publication("universal_direction").find("EleutherAI/pythia-160m")
+    assert reported["universal.auroc"](member, Case("x")) == pytest.approx(0.6984 - 0.7109)  # type: ignore[misc,arg-type]
+    assert reported["universal.shared_axis"](member, universal.MEAN) is None  # type: ignore[misc,arg-type]
+    assert reported["universal.alignment_error"](member, Case("x")) == pytest.approx(0.4876 - 0.4906)  # type: ignore[misc,arg-type]
 
 
-@pytest.mark.parametrize("reference", ["a", "b"])
-def test_figures_are_those_of_a_group_with_the_same_members_and_reference(
-    monkeypatch: pytest.MonkeyPatch, reference: str
+@pytest.mark.parametrize(
+    ("reference", "sizes", "expected"),
+    [
+        ("a", "1b 160m 410m", {"mean": None, "a": 0.83, "b": 0.84, "c": 0.52}),
+        ("b", "1b 160m 410m", dict.fromkeys(("mean", "a", "b", "c"))),
+        ("a", "1b 160m", dict.fromkeys(("mean", "a", "b"))),
+    ],
+)
+def test_reported_values_are_those_of_a_group_with_the_same_members_and_reference(
+    reference: str, sizes: str, expected: dict[str, float | None]
 ) -> None:
-    names = {"a": "EleutherAI/pythia-1b", "b": "EleutherAI/pythia-160m", "c": "EleutherAI/pythia-410m"}
-    plain = resolve(SubjectSpec(ZOO))
-    monkeypatch.setattr(
-        "geometry_bench.run.roster.resolve", lambda spec: replace(plain, name=spec.model, revision=spec.model)
-    )
-    group = Group("group/small", reference, {name: SubjectSpec(model) for name, model in names.items()})
-    run = Run([], RunSettings(), [group])
-    claim = CLAIMS["universal.shared_axis"]
-    figures = {case.key: run.figure(claim, case, subject) for case, subject in run.targets(claim)}
-    if reference == "a":
-        assert figures == {"mean": None, "a": 0.83, "b": 0.84, "c": 0.52}
-    else:
-        assert set(figures.values()) == {None}
+    names = zip("abc", sizes.split(), strict=False)
+    members = {name: MemberFacts(name=f"EleutherAI/pythia-{size}", revision="r") for name, size in names}
+    facts = GroupFacts(id="group/x", name="group/x", revision="r", reference=reference, members=members)
+    one, claim = made_up("universal.shared_axis", 0.5), CLAIMS["universal.shared_axis"]
+    cases = ("mean", *members)
+    found = {case: one.model_copy(update={"subject": facts, "case": case}) for case in cases}
+    assert {case: reported_value(claim, measured) for case, measured in found.items()} == expected
 
 
-def test_a_single_model_is_not_held_against_a_group() -> None:
+def test_a_single_model_is_not_held_against_a_group(tmp_path: Path) -> None:
+    against = Output(baselines=tmp_path, against="group/zoo-base")
     with pytest.raises(GeometryBenchError, match="a baseline of several models together"):
-        Run([SubjectSpec(ZOO)], RunSettings(against="group/zoo-aligned"))
-    run = Run([SubjectSpec(ZOO)], RunSettings(against="group/zoo-base"), embedded_groups()[:1])
-    assert run.against is not None
-
-
-def universal_published() -> Any:
-    from geometry_bench.published.load import load_publication
-
-    return load_publication("universal_direction")
+        Bench(Request((SubjectSpec(ZOO),)), against)
+    assert Bench(Request((SubjectSpec(ZOO),), groups=embedded_groups()[:1]), against).baselines.against is not None
 
 
 def test_embedded_groups_name_models_that_are_there() -> None:
     groups = embedded_groups()
     assert {spec.model for group in groups for spec in group.members.values()} > {"zoo/llama-d80/base", ZOO}
-    assert json.dumps([group.reference for group in groups]) == '["llama-d80", "llama-d80"]'
+    assert [group.reference for group in groups] == ["llama-d80", "llama-d80"]

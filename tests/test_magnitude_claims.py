@@ -3,70 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from geometry_bench.records.schema import ClaimVerdict, Estimate
-from geometry_bench.records.verdicts import judge_claim, judge_published
-from geometry_bench.run.run import Run, RunSettings
 from models import tiny_model
+from planted import NOT_SHOWN, lab_of, made_up, measure, verdict
 from scipy import stats
 
 from geometry_bench.activations.pooling import Pooling
+from geometry_bench.claims.magnitude_variance import CLAIMS as SOURCE_C
 from geometry_bench.claims.magnitude_variance import detection, magnitude
-from geometry_bench.claims.magnitude_variance.records import CLAIMS as SOURCE_C
-from geometry_bench.claims.model import NotApplicableError
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.claims.requests import classes
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.labs.model import LAST_KEPT, MEAN, MEAN_KEPT, CaptureSettings, Lab, Requests, prompts_hash
+from geometry_bench.judging import judge_published
+from geometry_bench.labs.memo import Memo, remembered
+from geometry_bench.labs.model import Requests
+from geometry_bench.labs.requirements import LAST_KEPT, MEAN, MEAN_KEPT, MEAN_LAST_FIVE, Requirements
 from geometry_bench.options import OPTIONS
 from geometry_bench.prompts.pack import load_pack
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.published.load import load_publication
-from geometry_bench.subjects.spec import SubjectSpec, resolve
+from geometry_bench.records.estimates import Estimate, Null
+from geometry_bench.records.facts import PromptInputs
+from geometry_bench.records.judgement import ClaimVerdict
+from geometry_bench.records.measurement import Measurement, NotApplicableError
+from geometry_bench.run.execute import Session, execute
+from geometry_bench.run.plan import Plan, plan
+from geometry_bench.run.request import Request, Settings
+from geometry_bench.run.targets import Key
+from geometry_bench.subjects.spec import SubjectSpec
 
 LAYERS, WIDTH, PER_CLASS = 8, 48, 300
 
 
-class PlantedLab:
+class PlantedLab(Memo):
     """A lab that answers ``requests`` with states of known geometry: ``make(set, generator, count)``."""
 
     def __init__(
         self, make: Callable[[str, np.random.Generator, int], np.ndarray], layers: int = LAYERS, count: int = PER_CLASS
     ) -> None:
+        super().__init__()
         self.layers, self._make, self._settings = layers, make, RequestSettings(count)
-        self._known: dict[Any, Any] = {}
 
-    def once(self, key: Any, compute: Callable[[], Any]) -> Any:
-        if key not in self._known:
-            self._known[key] = compute()
-        return self._known[key]
-
+    @remembered
     def requests(self, name: str, *, rendering: str, poolings: Any = None) -> Requests:
-        def draw() -> Requests:
-            drawn = self._settings.load(name)
-            states = self._make(name, np.random.default_rng(sum(name.encode())), len(drawn))
-            poolings: dict[Pooling, Any] = dict.fromkeys((MEAN, MEAN_KEPT, LAST_KEPT), states)
-            return Requests(drawn, poolings, (10,) * len(drawn), 0)
-
-        return self.once(("requests", name), draw)
+        drawn = self._settings.load(name)
+        states = self._make(name, np.random.default_rng(sum(name.encode())), len(drawn))
+        return Requests(drawn, dict.fromkeys((MEAN, MEAN_KEPT, LAST_KEPT), states), (10,) * len(drawn), 0)
 
 
 def is_harmful(name: str) -> bool:
     return name in ("unsafe", "jailbreak")
-
-
-def measure(claim: str, lab: Any, case: str = "", variant: str = "corrected") -> Estimate:
-    declared = CLAIMS[claim]
-    estimate: Estimate = declared.measure(lab, next(c for c in declared.cases if c.key == case))[variant]  # type: ignore[index]
-    return estimate
-
-
-def verdict(claim: str, estimate: Estimate) -> ClaimVerdict:
-    return judge_claim(CLAIMS[claim].criterion, estimate)[0]
 
 
 PEAK = 5
@@ -94,9 +85,9 @@ def test_planted_peak_and_variance_ratio_are_found(planted: PlantedLab, variant:
     top = measure("magnitude.peak_depth", planted, variant=variant)
     assert top.value == PEAK / LAYERS
     assert (top.low, top.high) == (PEAK / LAYERS, PEAK / LAYERS)
-    assert top.layer == PEAK
+    assert top.block == PEAK
     spread = measure("magnitude.variance_inversion", planted, variant=variant)
-    assert spread.layer == PEAK
+    assert spread.block == PEAK
     assert spread.profile == pytest.approx([2.0] * LAYERS, rel=0.1)
     assert verdict("magnitude.variance_inversion", spread) is ClaimVerdict.HOLDS
     assert spread.details["permutation_p"] == pytest.approx(1 / (1 + magnitude.DRAWS))
@@ -133,7 +124,7 @@ def test_planted_separation_is_met_by_each_rule() -> None:
 
     lab = PlantedLab(make)
     plain = measure("detection.early", lab, "projection-plain")
-    assert plain.layer == 2
+    assert plain.block == 2
     # The direction is fitted on 150 a class in 48 dimensions; its noise costs a known share of d′.
     kept = away / np.sqrt(away**2 + 2 * WIDTH / (PER_CLASS / 2))
     assert plain.value == pytest.approx(stats.norm.cdf(away * kept / np.sqrt(2)), abs=0.03)
@@ -203,50 +194,46 @@ def test_a_model_without_a_block_at_that_depth_is_told() -> None:
 def test_verdict_of_a_range(
     value: float, low: float, high: float, null: tuple[float, float], expected: ClaimVerdict
 ) -> None:
-    from geometry_bench.records.schema import Null
-
     chance = Null(name="n", draws=9, mean=0.5, sd=0.1, low=null[0], high=null[1], percentile=50)
     estimate = Estimate(value=value, low=low, high=high, n=20, null=chance)
     assert verdict("magnitude.peak_depth", estimate) is expected
 
 
-def test_published_figures_of_the_source() -> None:
-    source = load_publication("magnitude_variance")
-    pythia = source.find("EleutherAI/Pythia-1.4b")
+def test_reported_values_of_the_source() -> None:
+    pythia = load_publication("magnitude_variance").find("EleutherAI/Pythia-1.4b")
     assert pythia is not None
-    figures = {
-        (claim.id, case.key): claim.figure(pythia, case)
+    reported = {
+        (claim.id, case.key): claim.reported(pythia, case)
         for claim in SOURCE_C
         for case in claim.cases
-        if claim.figure is not None
+        if claim.reported is not None
     }
-    assert figures == {
+    assert reported == {
         ("magnitude.peak_depth", ""): 15 / 24,
         ("magnitude.variance_inversion", ""): 2.3,
         ("magnitude.parallel_means", "raw"): 0.99,
         ("magnitude.parallel_means", "centred"): None,
     }
-    estimate = Estimate(value=0.8, n=20)
-    options: dict[str, Any] = {"resolution": 0.01, "same_wording": False}
-    assert (
-        judge_published(estimate, 2.3, **options, threshold=1.0)[0] == "DIFFERS"
-    )  # both positive, on either side of 1
-    assert judge_published(Estimate(value=1.2, n=20), 2.3, **options, threshold=1.0)[0] == "REPRODUCED"
-    for value, expected in [(0.5, "DIFFERS"), (0.65, "REPRODUCED"), (0.875, "DIFFERS")]:
-        met, reason = judge_published(Estimate(value=value, n=20), 0.625, **options, threshold=0.6, at_most=0.7)
-        assert met == expected
-        assert "place in 0.6 to 0.7 only" in reason
+
+
+@pytest.mark.parametrize(
+    ("claim", "value", "expected"),
+    [
+        ("variance_inversion", 0.8, "DIFFERS"),  # both positive, on either side of 1
+        ("variance_inversion", 1.2, "REPRODUCED"),
+        ("peak_depth", 0.5, "DIFFERS"),
+        ("peak_depth", 0.65, "REPRODUCED"),
+        ("peak_depth", 0.875, "DIFFERS"),
+    ],
+)
+def test_other_prompts_are_compared_by_side_alone(claim: str, value: float, expected: str) -> None:
+    one = made_up(f"magnitude.{claim}", value, "EleutherAI/pythia-1.4b")
+    answer = judge_published(CLAIMS[one.claim], one)
+    assert answer.verdict == expected
+    assert ("place in 0.6 to 0.7 only" if claim == "peak_depth" else "side of 1 only") in answer.sentence
 
 
 # Real models
-
-
-FEW = RequestSettings(60)
-
-
-def random_lab(folder: Path, seed: int) -> Lab:
-    spec = SubjectSpec(str(tiny_model("llama", folder, seed=seed, name=f"random-{seed}", max_position_embeddings=1024)))
-    return Lab(spec, resolve(spec), load_pack(), CaptureSettings(progress=False), requests=FEW)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -257,15 +244,15 @@ def test_lengths_alone_invert_variances_in_the_published_variant(
     varies less, so the longer class passes for the tighter one. Partners of equal length show nothing."""
     from geometry_bench.claims import requests
 
-    lab = random_lab(tmp_path, seed)
+    lab = lab_of(tiny_model("llama", tmp_path, seed=seed, max_position_embeddings=1024))
 
     def published(safe: str, harmful: str) -> tuple[ClaimVerdict, Estimate]:
         monkeypatch.setitem(requests._SETS, "published", (safe, harmful))
-        lab._once.clear()
+        lab.forget()
         estimate = measure("magnitude.variance_inversion", lab, variant="published")
         criterion = CLAIMS["magnitude.variance_inversion"].published_criterion
         assert criterion is not None
-        return judge_claim(criterion, estimate)[0], estimate
+        return criterion.judge(estimate).verdict, estimate
 
     longer, estimate = published("safe", "safe-long")
     assert longer is ClaimVerdict.HOLDS
@@ -285,43 +272,29 @@ def test_lengths_alone_invert_variances_in_the_published_variant(
 
 def test_one_model_from_end_to_end(tmp_path: Path) -> None:
     folder = tiny_model("llama", tmp_path, num_hidden_layers=3, max_position_embeddings=1024)
-    settings = RunSettings(
-        results=tmp_path / "results",
-        capture=CaptureSettings(progress=False),
-        requests=RequestSettings(20),
-        cache=False,
-    )
-    run = Run([SubjectSpec(str(folder))], settings)
-    (subject,) = run.subjects
-    records = {}
-    for claim in SOURCE_C:
-        for case in claim.cases:
-            record = run.record(claim, case, subject, 11)
-            records[record.key] = record
-            if claim.id == "magnitude.peak_depth":
-                continue  # three blocks: 2/3 is within the range, measured like the others
-            assert record.estimate is not None
-            assert None not in (record.estimate.low, record.estimate.high, record.estimate.null)
-            assert len(record.estimate.profile or []) == 3
-            assert record.inputs["pack"] == "requests"
-            assert [one["name"] for one in record.inputs["requests"]] == list(claim.sets)
-            assert all(one["seed"] == 0 and one["count"] in (20, 40) for one in record.inputs["requests"])
-            assert record.inputs["template_hash"] is None
-            assert record.inputs["pooling"] == ", ".join(pooling.name for pooling in claim.poolings)
-    assert len(records) == 11
-    assert run.results is not None
-    run.results.append(records["magnitude.norm_gap"])
-    run.close()
 
-    def key(count: int) -> Any:
-        changed = RunSettings(results=settings.results, resume=True, requests=RequestSettings(count), cache=False)
-        return Run([SubjectSpec(str(folder))], changed)
+    def planned(count: int) -> Plan:
+        settings = Settings(requests=RequestSettings(count), capture=NOT_SHOWN, cache=False)
+        return plan(Request((SubjectSpec(str(folder)),), claims={one.id: one for one in SOURCE_C}, settings=settings))
 
-    claim = CLAIMS["magnitude.norm_gap"]
-    again = key(20)
-    assert again._earlier.get(again._key(claim, claim.cases[0], subject)) is not None
-    other = key(24)  # other requests are other inputs: nothing to resume
-    assert other._earlier.get(other._key(claim, claim.cases[0], subject)) is None
+    found = list(execute(Session(planned(20))))
+    assert len(found) == 11
+    for one in found:
+        assert isinstance(one, Measurement)
+        assert one.estimate is not None
+        assert None not in (one.estimate.low, one.estimate.high, one.estimate.null)
+        assert len(one.estimate.profile or []) == 3
+        assert isinstance(one.inputs, PromptInputs)
+        required = CLAIMS[one.claim].requires
+        assert [(drawn.name, drawn.seed) for drawn in one.inputs.requests] == [(name, 0) for name in required.sets]
+        assert {drawn.count for drawn in one.inputs.requests} <= {20, 40}
+        assert (one.inputs.pack, one.inputs.template_hash) == ("requests", None)
+        assert one.inputs.pooling == ", ".join(pooling.name for pooling in required.poolings)
+    earlier = [one for one in found if isinstance(one, Measurement)]
+    again, other = (Session(planned(count), earlier) for count in (20, 24))
+    assert again.is_resumed(again.measure(again.plan.tasks[0]))
+    # Other requests are other inputs: nothing to resume.
+    assert not {other.plan.key(task) for task in other.plan.tasks} & {Key.of(one) for one in earlier}
 
 
 def test_number_of_requests_by_option() -> None:
@@ -333,16 +306,14 @@ def test_number_of_requests_by_option() -> None:
 
 def test_only_the_sets_that_are_read_enter_the_hash() -> None:
     pack, few = load_pack(), RequestSettings(20)
-    assert prompts_hash(pack, ("suffering",), (), few) == pack.hash
-    alone = prompts_hash(pack, (), ("safe",), few)
-    assert alone != prompts_hash(pack, (), ("safe", "unsafe"), few)
-    assert alone != prompts_hash(pack, (), ("safe",), RequestSettings(21))
-    assert alone != prompts_hash(pack, ("suffering",), ("safe",), few)
+    read = Requirements(messages=("suffering",)), Requirements(sets=("safe",)), Requirements(sets=("safe", "unsafe"))
+    hashes = [one.inputs_hash(pack, few) for one in (*read, replace(read[1], messages=("suffering",)))]
+    assert hashes[0] == pack.hash
+    assert len({*hashes, read[1].inputs_hash(pack, RequestSettings(21))}) == 5
 
 
 def test_requests_are_captured_once_for_all_poolings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = SubjectSpec(str(tiny_model("llama", tmp_path, num_hidden_layers=2)))
-    lab = Lab(spec, resolve(spec), load_pack(), CaptureSettings(progress=False), requests=RequestSettings(4))
+    lab = lab_of(tiny_model("llama", tmp_path, num_hidden_layers=2), 4)
     seen = []
     pooled = lab._pooled
     monkeypatch.setattr(lab, "_pooled", lambda *arguments: seen.append(arguments[1]) or pooled(*arguments))
@@ -354,4 +325,4 @@ def test_requests_are_captured_once_for_all_poolings(tmp_path: Path, monkeypatch
     assert set(more.states) == {*first.states, Pooling("last")}
     chat = lab.requests("safe", rendering="chat")
     assert chat.lengths[0] > first.lengths[0]
-    assert {pooling.name for pooling in chat.states} == {"mean_last_5"}
+    assert set(chat.states) == {MEAN_LAST_FIVE}

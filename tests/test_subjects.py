@@ -386,7 +386,7 @@ def test_facts_are_plain_json_and_closing_frees_the_model(llama: Path) -> None:
     assert facts == subject.facts()
     assert (facts["name"], facts["layers"], facts["width"], facts["alignment"]) == ("llama", 4, 32, "DPO")
     assert facts["tokenizer_hash"] == hashing.tokenizer_hash(llama)
-    assert facts["quantisation"] == "none"
+    assert facts["quantisation"] is None
     subject.close()
     assert not list(subject.model.parameters())
     assert subject.blocks == []

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from geometry_bench.run.roster import Roster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import random_model, tiny_model
@@ -27,6 +26,7 @@ from geometry_bench.geometry.subspaces import (
     random_energy,
     random_frame,
 )
+from geometry_bench.run.pinning import Pinned
 from geometry_bench.safetensor import from_float32, to_float32
 from geometry_bench.subjects.families import load_family
 from geometry_bench.subjects.spec import SubjectSpec, resolve
@@ -484,7 +484,7 @@ def test_weights_without_a_tokenizer_are_read_and_pinned(tmp_path: Path) -> None
     save_file(some(1), where / "model.safetensors")
     assert revision_of(spec) != bare
     (where / "family.toml").write_text('schema = 1\nname = "f"\n[[members]]\nrole = "base"\nmodel = "."\n')
-    (pinned,) = Roster([], families=[load_family(where)]).families.values()
+    (pinned,) = Pinned([], [], [], [load_family(where)]).families.values()
     assert pinned.members == {"base": revision_of(spec)}
     for wrong, told in (
         (SubjectSpec(str(where), revision="main"), "is a local folder; drop --revision"),

@@ -10,17 +10,21 @@ import numpy as np
 import pytest
 import torch
 from models import tiny_model
+from planted import measure, verdict
 from safetensors.torch import load_file, save_file
 
-from geometry_bench.claims.model import Case, NotApplicableError
+from geometry_bench.claims.model import Case
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.claims.safety_subspaces.weights import percentile_layers
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.labs.family import ALIGNMENT, SHARES, THRESHOLDS, FamilyLab
-from geometry_bench.options import OPTIONS, asked_for
-from geometry_bench.records.schema import ClaimVerdict, Estimate
-from geometry_bench.records.verdicts import judge_claim
-from geometry_bench.run.run import Run, RunSettings
+from geometry_bench.options import OPTIONS, request_of
+from geometry_bench.records.facts import FamilyFacts
+from geometry_bench.records.judgement import ClaimVerdict
+from geometry_bench.records.measurement import NotApplicableError
+from geometry_bench.run.execute import Session
+from geometry_bench.run.plan import plan
+from geometry_bench.run.request import Request, Settings
 from geometry_bench.subjects.families import load_family
 from geometry_bench.updates.store import Store
 
@@ -64,16 +68,6 @@ def planted(
     return FamilyLab(load_family(folder), progress=False)
 
 
-def measure(claim: str, family: FamilyLab, case: str, variant: str = "corrected") -> Estimate:
-    declared = CLAIMS[claim]
-    found: Estimate = declared.measure(family, next(c for c in declared.cases if c.key == case))[variant]  # type: ignore[index]
-    return found
-
-
-def verdict(claim: str, estimate: Estimate) -> ClaimVerdict:
-    return judge_claim(CLAIMS[claim].criterion, estimate)[0]
-
-
 @pytest.fixture(scope="module")
 def unrelated(tmp_path_factory: pytest.TempPathFactory) -> FamilyLab:
     return planted(tmp_path_factory.mktemp("unrelated"), gaussian)
@@ -84,11 +78,10 @@ def test_unrelated_updates_keep_energy_by_dimension_and_overlap_by_chance(unrela
         energy = measure("weights.energy_linear", unrelated, task)
         assert energy.value == pytest.approx(0, abs=0.02)
         assert verdict("weights.energy_linear", energy) is ClaimVerdict.HOLDS
-        for share in SHARES:
-            kept, expected = (energy.details[f"{name}_{share:g}"] for name in ("top", "dimensions"))
-            assert kept == pytest.approx(expected, abs=0.05)
-            assert energy.details[f"random_{share:g}"] == pytest.approx(expected, abs=0.02)
-        assert energy.details["dimensions_floor_0.01"] == 0  # ⌊ρ·min⌋ is nothing where the code keeps one direction
+        curves = {name: curve.y for name, curve in energy.curves.items() if len(curve.x) == len(SHARES)}
+        assert curves["top"] == pytest.approx(curves["dimensions"], abs=0.05)
+        assert curves["random"] == pytest.approx(curves["dimensions"], abs=0.02)
+        assert curves["dimensions_floor"][0] == 0  # ⌊ρ·min⌋ is nothing where the code keeps one direction
     overlap = measure("weights.mso_above_random", unrelated, "useful-harmful")
     assert overlap.value == pytest.approx(0, abs=0.02)
     assert verdict("weights.mso_above_random", overlap) is not ClaimVerdict.HOLDS
@@ -111,7 +104,7 @@ def test_a_harmful_update_that_undoes_alignment_is_told(tmp_path: Path) -> None:
     family = planted(tmp_path, undoing)
     for variant in ("published", "corrected"):
         overlap = measure("weights.mso_above_random", family, "harmful-alignment", variant)
-        assert overlap.details["mso_0.5"] == pytest.approx(1, abs=1e-4)
+        assert overlap.curves["mso"].y[THRESHOLDS.index(0.5)] == pytest.approx(1, abs=1e-4)
     order = measure("weights.mso_order", family, "aligned")
     assert order.details["share_highest"] == 1
     assert verdict("weights.mso_order", order) is ClaimVerdict.FAILS
@@ -142,7 +135,7 @@ def test_a_planted_shared_subspace_gives_its_overlap(tmp_path: Path) -> None:
 
     family = planted(tmp_path, within)
     for case in ("useful-harmful", "useful-alignment", "harmful-alignment"):
-        assert measure("weights.mso_above_random", family, case).details["mso_0.99"] == pytest.approx(shared, abs=0.01)
+        assert measure("weights.mso_above_random", family, case).curves["mso"].y[-1] == pytest.approx(shared, abs=0.01)
     assert measure("weights.layer_restricted", family, "aligned").value == pytest.approx(0, abs=0.01)
 
 
@@ -160,7 +153,7 @@ def test_an_unrelated_task_stands_beside_the_overlaps_where_the_family_has_one(t
     found = measure("weights.mso_above_random", family, "useful-harmful")
     assert found.value is not None
     assert found.value > 0.1
-    chance = np.mean([found.details[f"haar_{eta:g}"] for eta in THRESHOLDS])
+    chance = np.mean(found.curves["haar"].y)
     assert found.details["useful_control"] == pytest.approx(-chance, abs=0.05)
     aligned = measure("weights.mso_above_random", family, "useful-alignment")
     assert aligned.details["alignment_control"] == pytest.approx(aligned.value, abs=0.05)
@@ -186,11 +179,11 @@ def test_directions_that_an_update_of_low_rank_lacks_are_not_counted_against_it(
 def test_leaving_a_block_out_is_measuring_without_it(unrelated: FamilyLab) -> None:
     found = measure("weights.mso_above_random", unrelated, "useful-harmful")
     readings = unrelated.readings("aligned")
-    assert found.leave_one_out is not None
-    assert len(found.leave_one_out) == len({one.layer for one in readings}) == BLOCKS + 1
+    assert found.units is not None
+    assert set(found.units.ids or ()) == {"outside of blocks", *(f"block {number}" for number in range(BLOCKS))}
     without = [one for one in readings if one.layer != readings[0].layer]
     expected = np.mean([one.overlap["useful", "harmful"].excess for one in without])
-    assert found.leave_one_out[0] == pytest.approx(expected)
+    assert found.units.values[0] == pytest.approx(expected)
     assert found.profile is not None
     assert len(found.profile) == BLOCKS
     published = measure("weights.mso_above_random", unrelated, "useful-harmful", "published")
@@ -212,7 +205,7 @@ def test_the_embedded_family_is_measured_with_every_role() -> None:
                 assert np.isfinite([estimate.value, estimate.low, estimate.high]).all()
     dpo = measure("weights.dpo", family, "dpo-harmful-alignment")
     assert "fine-tunes start from safety_tuned, not from safety_dpo" in dpo.notes
-    assert set(dpo.details) >= {f"mso_{eta:g}" for eta in THRESHOLDS}
+    assert dpo.curves["mso"].x == list(THRESHOLDS)
 
 
 def test_decompositions_are_kept_and_change_nothing(unrelated: FamilyLab, tmp_path: Path) -> None:
@@ -233,27 +226,22 @@ def test_decompositions_are_kept_and_change_nothing(unrelated: FamilyLab, tmp_pa
 # Runs and faults
 
 
-def test_a_family_is_one_subject_of_a_run_and_is_resumed(unrelated: FamilyLab, tmp_path: Path) -> None:
-    settings = RunSettings(cache=False, baselines=tmp_path / "b", results=tmp_path / "r")
-    run = Run([], settings, families=[unrelated.family])
-    claim = CLAIMS["weights.layer_restricted"]
-    ((case, subject), *_) = run.targets(claim)
-    record = run.record(claim, case, subject)
-    assert subject == "family/planted"
-    assert set(record.subject["members"]) == {"base", "aligned", "useful", "harmful"}
-    assert run.results is not None
-    run.results.append(record)
-    again = Run([], RunSettings(cache=False, results=tmp_path / "r", resume=True), families=[unrelated.family])
-    assert again.is_resumed(again.record(claim, case, subject))
+def test_a_family_is_one_subject_of_a_run_and_is_resumed(unrelated: FamilyLab) -> None:
+    claims = {"weights.layer_restricted": CLAIMS["weights.layer_restricted"]}
+    planned = plan(Request(families=(unrelated.family,), claims=claims, settings=Settings(cache=False)))
+    one = Session(planned).measure(planned.tasks[0])
+    assert isinstance(one.subject, FamilyFacts)
+    assert one.subject.id == "family/planted"
+    assert set(one.subject.members) == {"base", "aligned", "useful", "harmful"}
+    again = Session(planned, [one])
+    assert again.is_resumed(again.measure(planned.tasks[0]))
 
 
 def test_without_a_family_or_a_member_the_way_out_is_named(tmp_path: Path) -> None:
     claim = CLAIMS["weights.mso_order"]
-    run = Run([], RunSettings(cache=False))
-    assert {subject for _, subject in run.targets(claim)} == {"family"}
-    absent = run.record(claim, claim.cases[0], "family")
-    assert absent.verdicts.claim is ClaimVerdict.NOT_APPLICABLE
-    assert "--weights FILE" in absent.verdicts.claim_reason
+    absent = plan(Request(claims={claim.id: claim}))
+    assert not absent.tasks
+    assert ["--weights FILE" in one.sentence for one in absent.missing] == [True]
     lacking = planted(tmp_path, gaussian, ("aligned", "useful"))
     with pytest.raises(NotApplicableError, match=r"has no member of role harmful .* `geometry-bench family build`"):
         claim.measure(lacking, Case("aligned", ("aligned",)))
@@ -269,11 +257,11 @@ def test_a_zero_update_is_told(tmp_path: Path) -> None:
 
 def test_weights_of_a_family_can_be_measured_without_its_members() -> None:
     values = {option.dest: option.default for option in OPTIONS}
-    alone = asked_for(values | {"gb_weights": ["zoo/llama-d80"]})
+    alone = request_of(values | {"gb_weights": ["zoo/llama-d80"]})
     assert not alone.specs
     assert [family.id for family in alone.families] == ["zoo/llama-d80"]
-    both = asked_for(values | {"gb_family": ["zoo/llama-d80"], "gb_weights": ["zoo/llama-d80"]})
+    both = request_of(values | {"gb_family": ["zoo/llama-d80"], "gb_weights": ["zoo/llama-d80"]})
     assert len(both.families) == 1
     assert len(both.specs) == 10
-    assert [family.id for family in asked_for(values).families] == ["zoo/llama-d80"]
+    assert [family.id for family in request_of(values).families] == ["zoo/llama-d80"]
     assert ALIGNMENT not in {member.role for member in both.families[0].members}

@@ -107,7 +107,7 @@ def test_hooks_of_others_stay_and_act_and_no_cache_is_used(recorded: bool, tmp_p
     plain = wrapped(model)
     values = capture(plain, PROMPTS, cache=cache, cache_live=True)[LAST]
     assert not plain.intervened
-    (entry,) = cache.list()
+    (entry,) = cache.entries()
     model.model.layers[2].register_forward_hook(double)
     before = state_of(model)
     subject = wrapped(model)
@@ -118,7 +118,7 @@ def test_hooks_of_others_stay_and_act_and_no_cache_is_used(recorded: bool, tmp_p
     np.testing.assert_array_equal(changed[:, :2], values[:, :2])
     np.testing.assert_array_equal(changed[:, 2], 2 * values[:, 2])
     assert state_of(model) == before
-    assert [row.key for row in cache.list()] == [entry.key]
+    assert [row.path for row in cache.entries()] == [entry.path]
 
 
 def test_a_marked_intervention_is_not_cached(tmp_path: Path) -> None:
@@ -129,17 +129,17 @@ def test_a_marked_intervention_is_not_cached(tmp_path: Path) -> None:
         assert subject.intervened
         capture(subject, PROMPTS, cache=cache)
     assert not subject.intervened
-    assert cache.list() == []
+    assert cache.entries() == []
     capture(subject, PROMPTS, cache=cache)
-    assert len(cache.list()) == 1
+    assert len(cache.entries()) == 1
 
 
 def test_a_live_model_is_cached_only_when_asked(tmp_path: Path) -> None:
     subject, cache = wrapped(), Cache(tmp_path)
     capture(subject, PROMPTS, cache=cache)
-    assert cache.list() == []
+    assert cache.entries() == []
     capture(subject, PROMPTS, cache=cache, cache_live=True)
-    assert len(cache.list()) == 1
+    assert len(cache.entries()) == 1
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

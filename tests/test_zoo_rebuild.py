@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 import transformers
 
 from geometry_bench.claims.registry import CLAIMS
+from geometry_bench.records.baselines import read_baseline
+from geometry_bench.records.measurement import Measurement
 from geometry_bench.resources import data_root
-from geometry_bench.run.run import Run, RunSettings
+from geometry_bench.run.execute import Session, execute
+from geometry_bench.run.plan import plan
+from geometry_bench.run.request import Request, Settings
 from geometry_bench.subjects.families import load_family
 from geometry_bench.training import sources
 from geometry_bench.training.build import build
@@ -33,18 +37,11 @@ def smallest() -> Path:
     )
 
 
-def sign(low: float, high: float) -> int:
-    """+1 or −1 where a 95 % interval lies on one side of zero, else 0."""
-    return (low > 0) - (high < 0)
-
-
-def stored_signs(member: Path) -> dict[str, int]:
-    """Case -> sign of its value in the stored baselines of a zoo member, 0 where the interval holds both."""
-    place = data_root() / "baselines" / "measured" / f"zoo__{member.parent.name}__{member.name}"
-    (file,) = place.glob("*/*.json")
-    cases = json.loads(file.read_text())["cases"]
-    found = {key: case["estimates"]["corrected"] for key, case in cases.items() if key.split("[")[0] in SIGNED}
-    return {key: sign(estimate["low"], estimate["high"]) for key, estimate in found.items()}
+def signs(measured: Iterable[Measurement | object]) -> dict[str, int]:
+    """Case -> +1 or −1 where the value's 95 % interval lies on one side of zero, else 0."""
+    found = {one.key: one.estimate for one in measured if isinstance(one, Measurement) and one.claim in SIGNED}
+    ends = {key: (one.low or 0.0, one.high or 0.0) for key, one in found.items() if one is not None}
+    return {key: (low > 0) - (high < 0) for key, (low, high) in ends.items()}
 
 
 @torch.inference_mode()
@@ -68,19 +65,14 @@ def test_the_smallest_family_rebuilt_at_reduced_steps_has_the_same_signs(tmp_pat
     build(ZOO / "recipes" / f"{family.name}.toml", out, scale=SHARE, threads=1, tell=lambda _: None)
     made = load_family(out)
     assert [member.role for member in made.members] == ["base", "aligned"]
-    aligned = made.member("aligned")
-    run = Run([made.spec(aligned)], RunSettings(cache=False))
-    stored = stored_signs(family / "aligned")
-    sure = 0
-    (subject,) = run.subjects
-    for name in SIGNED:
-        for case in CLAIMS[name].cases:
-            record = run.record(CLAIMS[name], case, subject)
-            assert record.estimate is not None
-            rebuilt = sign(record.estimate.low or 0.0, record.estimate.high or 0.0)
-            assert rebuilt * stored[record.key] >= 0, f"{record.key}: {record.estimate.value:+.2f} has changed its sign"
-            sure += abs(rebuilt * stored[record.key])
-    run.close()
+    claims = {name: CLAIMS[name] for name in SIGNED}
+    request = Request((made.spec(made.member("aligned")),), claims=claims, settings=Settings(cache=False))
+    rebuilt = signs(execute(Session(plan(request))))
+    place = data_root() / "baselines" / "measured" / f"zoo__{family.name}__aligned"
+    (stored,) = (signs(read_baseline(file).measurements()) for file in place.glob("*/*.json"))
+    assert rebuilt.keys() == stored.keys()
+    assert {key: sign for key, sign in rebuilt.items() if sign * stored[key] < 0} == {}, "a value has changed its sign"
+    sure = sum(sign * stored[key] for key, sign in rebuilt.items())
     assert sure >= 1, "no value is sure of its sign in both, so this says nothing"
     assert answer_loss(out / "aligned") < answer_loss(out / "base") - 0.05
     assert answer_loss(family / "aligned") < answer_loss(family / "base") - 0.05

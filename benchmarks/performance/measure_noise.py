@@ -11,26 +11,26 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from geometry_bench.claims.model import NotApplicableError, Scope
 from geometry_bench.claims.registry import CLAIMS
-from geometry_bench.labs.family import FamilyLab
-from geometry_bench.labs.group import GroupLab
-from geometry_bench.labs.model import CaptureSettings, Lab, Rendering, States
-from geometry_bench.prompts.pack import Pack, load_pack
+from geometry_bench.labs.model import CaptureSettings
+from geometry_bench.prompts.pack import Pack
 from geometry_bench.records.environment import environment
 from geometry_bench.resources import data_root
+from geometry_bench.run.execute import Failure, Session, execute
+from geometry_bench.run.plan import plan
+from geometry_bench.run.request import Request, Settings
 from geometry_bench.storage import write_atomically
 from geometry_bench.subjects.families import embedded_specs, load_family
-from geometry_bench.subjects.spec import SubjectSpec, resolve
+from geometry_bench.subjects.groups import Group
+from geometry_bench.subjects.spec import SubjectSpec
 
 MEASURED_ON = ("zoo/llama-d80/base", "zoo/neox-d96/aligned", "zoo/llama-d80/aligned")
 PARTNER = "zoo/neox-d64/base"
@@ -51,49 +51,35 @@ def few_controls(pack: Pack) -> Pack:
     return replace(pack, controls=controls, safety_topics=topics)
 
 
-class CorrectedLab(Lab):
-    """A lab that captures one rendering only: the noise is that of the corrected variant."""
-
-    def states(self, messages: str, rendering: Rendering) -> States:
-        """The corrected rendering's states, whichever is asked for."""
-        return super().states(messages, "corrected")
+Values = Mapping[tuple[str, str, str], float]
+"""By metric, case and what was left out."""
 
 
-def values(spec: SubjectSpec, settings: CaptureSettings, threads: int) -> dict[tuple[str, str, int | str], float]:
-    """Values and leave-one-out values of every case, under one setting."""
+def values(request: Request, capture: CaptureSettings, threads: int) -> Values:
+    """Corrected values and leave-one-out values of every case, under one setting."""
+    laid_out = plan(replace(request, settings=Settings(capture=capture, cache=False)))
+    prompts = replace(laid_out.prompts, pack=few_controls(laid_out.prompts.pack))
     torch.set_num_threads(threads)
-    lab = _lab(spec, settings)
-    found = _measured(lab, "model")
-    lab.close()
-    members = [spec.model, PARTNER]
-    group = GroupLab(members, members[0], lambda model: _lab(replace(spec, model=model), settings))
-    return found | _measured(group, "group", members)
-
-
-def of_weights(threads: int) -> dict[tuple[str, str, int | str], float]:
-    """Values and leave-one-out values of every case on the weights of a family."""
+    found: dict[tuple[str, str, str], float] = {}
     with threadpool_limits(threads):
-        return _measured(FamilyLab(load_family(Path("zoo/llama-d80")), progress=False), "family")
-
-
-def _lab(spec: SubjectSpec, settings: CaptureSettings) -> CorrectedLab:
-    return CorrectedLab(spec, resolve(spec), few_controls(load_pack()), settings)
-
-
-def _measured(
-    lab: Lab | GroupLab | FamilyLab, scope: Scope, members: Sequence[str] = ()
-) -> dict[tuple[str, str, int | str], float]:
-    found: dict[tuple[str, str, int | str], float] = {}
-    for claim in (claim for claim in CLAIMS.values() if claim.scope == scope):
-        for case in claim.cases_of(members, members[0] if members else None):
-            try:
-                estimate = claim.measure(lab, case)["corrected"]
-            except NotApplicableError:
+        for one in execute(Session(replace(laid_out, prompts=prompts))):
+            if isinstance(one, Failure):
+                raise one.error
+            estimate = one.estimates.get("corrected")
+            if estimate is None:
                 continue
-            for index, value in chain([("value", estimate.value)], enumerate(estimate.leave_one_out or ())):
+            units = zip(estimate.units.ids or (), estimate.units.values, strict=True) if estimate.units else ()
+            for name, value in [("", estimate.value), *units]:
                 if value is not None:
-                    found[claim.metric, f"{claim.id}[{case.key}]", index] = value
+                    found[CLAIMS[one.claim].metric, f"{one.key}@{one.subject.id}", name] = value
     return found
+
+
+def about(spec: SubjectSpec) -> Request:
+    """A model, and a group of it and its partner."""
+    members = {model: replace(spec, model=model) for model in (spec.model, PARTNER)}
+    claims = {id: claim for id, claim in CLAIMS.items() if claim.scope in ("model", "group")}
+    return Request((spec,), groups=(Group("group/noise", spec.model, members),), claims=claims)
 
 
 def main() -> None:
@@ -102,17 +88,15 @@ def main() -> None:
     specs = [spec for spec in embedded_specs() if spec.model in MEASURED_ON]
     # 16-bit arithmetic is slow on a CPU and its noise large: one subject shows it.
     steps = [(dtype, spec) for dtype in DTYPES for spec in (specs if dtype == "float32" else specs[-1:])]
-    for dtype, spec in tqdm(steps, desc="numerical noise"):
-        spec = SubjectSpec(spec.model, dtype=dtype)
-        plain = values(spec, *PLAIN)
-        for settings in VARIED:
-            for (metric, case, index), value in values(spec, *settings).items():
-                difference = abs(value - plain[metric, case, index])
-                noise[metric][dtype] = max(noise[metric].get(dtype, 0.0), difference)
-    plain = of_weights(1)
-    for (metric, case, index), value in of_weights(2).items():
-        difference = abs(value - plain[metric, case, index])
-        noise[metric]["float32"] = max(noise[metric].get("float32", 0.0), difference)
+    requests = [(dtype, about(SubjectSpec(spec.model, dtype=dtype))) for dtype, spec in steps]
+    weights = {id: claim for id, claim in CLAIMS.items() if claim.scope == "family"}
+    requests.append(("float32", Request(families=(load_family(Path("zoo/llama-d80")),), claims=weights)))
+    for dtype, request in tqdm(requests, desc="numerical noise"):
+        plain = values(request, *PLAIN)
+        for varied in VARIED if request.specs else [(PLAIN[0], 2)]:  # weights know of threads alone
+            for place, value in values(request, *varied).items():
+                known = noise[place[0]]
+                known[dtype] = max(known.get(dtype, 0.0), abs(value - plain[place]))
     noise["correlation"] = dict(noise["cosine"])  # a panel's correlation is made of cosines
     text = json.dumps(
         {
@@ -120,7 +104,7 @@ def main() -> None:
             "how": "largest difference over batch sizes 1 and 64, left padding, one and two threads; embedded models, CPU",
             "subjects": [spec.model for spec in specs],
             "largest_difference": {metric: dict(by_dtype) for metric, by_dtype in sorted(noise.items())},
-            "environment": environment()["packages"],
+            "environment": environment(0.0).packages,
         },
         indent=1,
     )

@@ -61,7 +61,7 @@ def unique(prompts: Sequence[Sequence[int]]) -> tuple[list[Ids], list[int]]:
 def plan_shared(
     prompts: Sequence[Ids], *, token_budget: int | None, batch_size: int | None = None, keep: int = 1
 ) -> list[Batch]:
-    """As `plan`, with prompts that begin alike together where that saves more than the further call costs.
+    """As `plan`, with prompts of one beginning batched together where that saves more than the further call costs.
 
     Few system prompts times many messages are the usual case. keep: tokens at the end of every prompt that no prefix may
     take, for these are read.
@@ -111,7 +111,7 @@ def _groups(prompts: Sequence[Ids], call: float, keep: int) -> list[tuple[int, l
 
 
 def _common(a: Ids, b: Ids, keep: int) -> int:
-    """Tokens that two prompts begin alike with, the last ``keep`` of either left out."""
+    """Tokens that two prompts share at their beginning, the last ``keep`` of either left out."""
     most = min(len(a), len(b)) - keep
     return next((i for i in range(most) if a[i] != b[i]), max(0, most))
 

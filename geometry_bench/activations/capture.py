@@ -59,7 +59,7 @@ def capture(
     there to check that the side does not matter. progress: a bar on stderr where that is a terminal, always with
     "force". cache: where results are looked up and kept, by the weights. It is left alone while the subject is intervened
     on, and for a wrapped model, whose weights may have changed since its revision was computed; cache_live=True uses it
-    there too: for models that nobody trains, or that are wrapped anew after every change.
+    there too: for models that nobody trains, or that are wrapped again after every change.
 
     Raises `GeometryBenchError` for an empty prompt, an id outside the vocabulary, a prompt too short for a pooling or
     too large for the memory, a model whose blocks do not each run once, and values that are not finite.
@@ -284,7 +284,7 @@ def _may_share(
             shared = np.full_like(whole, np.nan)  # this architecture takes no keys and values of that kind
     loose = 1e-4 if subject.dtype in ("float32", "float64") else 5e-2
     scale = np.abs(whole).max(axis=-1, keepdims=True)
-    # Weights that give no finite values are told with the prompt's number when the batches run.
+    # Weights that give no finite values are reported with the prompt's number when the batches run.
     return bool(not np.all(np.isfinite(whole)) or np.all(np.abs(whole - shared) <= loose * scale))
 
 

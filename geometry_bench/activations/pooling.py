@@ -1,7 +1,7 @@
 """Which positions of a prompt a pooled activation is made of, and the reduction itself.
 
 Positions always come from the prompts' lengths and from the side that was padded, never from an index such as `[-1]`,
-and padded positions are selected away before anything is summed: whatever stands there, a NaN included, cannot reach
+and padded positions are selected away before anything is summed: whatever is there, a NaN included, cannot reach
 the result. Sums are taken in float32 (float64 for float64 models), whatever the block's own dtype.
 """
 
@@ -34,7 +34,7 @@ class Pooling:
     skip_bos: leave out the first position.
     skip_sinks: leave out positions whose norm at this layer exceeds `SINK_RATIO` times the median over all positions
         of the same prompt, so that the batch it runs in cannot matter.
-    start: leave out so many positions at the beginning, such as those in which all prompts are alike.
+    start: leave out so many positions at the beginning, such as those that all prompts share.
 
     With positions left out, "last" is the last of those that remain and "mean_first" begins with the first of them.
     Raises `GeometryBenchError` for an unknown kind, a `k` that the kind does not take or a negative `start`.

@@ -233,7 +233,7 @@ def _printed(check: PrintedCheck, lookup: Lookup) -> Observation:
 
 
 def _falls_alike(printed: Sequence[float], data: Sequence[float]) -> bool:
-    """Whether the data are in the printed order; values printed alike are a tie, whose order says nothing."""
+    """Whether the data are in the printed order; equal printed values are a tie, whose order says nothing."""
     pairs = list(zip(printed, data, strict=True))
     return all(a[1] >= b[1] for i, a in enumerate(pairs) for b in pairs[i + 1 :] if a[0] > b[0])
 

@@ -12,8 +12,9 @@ from geometry_bench.published.subject import PublishedSubject
 from geometry_bench.records.estimates import Estimate, Variant
 
 Estimates = Mapping[Variant, Estimate]
-Scope = Literal["model", "group", "family", "panel", "publication"]
-"""What a claim is about: one model, a group about its reference, a family's weights, all models of a run, a publication."""
+Scope = str
+"""What a claim is about: one ``model``, a ``group`` about its reference, a ``family``'s weights, the ``panel`` of all models
+of a run, a ``publication``, or a further kind that has a target of its own."""
 
 ReportedValue = Callable[[PublishedSubject, "Case"], float | None]
 """The source's value for a published subject and a case; None where it has none."""
@@ -32,7 +33,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Case:
-    """One parameter set of a claim; ``key`` stands in the test id, empty where a claim has one case only."""
+    """One parameter set of a claim; ``key`` is part of the test id, empty where a claim has one case only."""
 
     key: str = ""
     parameters: tuple[str, ...] = ()

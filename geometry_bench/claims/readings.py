@@ -1,4 +1,4 @@
-"""What a check takes from a publication: its words looked up, and the numbers that they stand for."""
+"""What a check takes from a publication: its words looked up, and the numbers that they name."""
 
 from __future__ import annotations
 

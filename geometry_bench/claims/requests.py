@@ -131,7 +131,7 @@ def sets_of(variant: Variant) -> tuple[str, str]:
 
 
 def classes(lab: Lab, variant: Variant, pooling: Pooling | None = None, sets: tuple[str, str] | None = None) -> Classes:
-    """The two classes of a variant, or of other ``sets``, in its pooling unless told otherwise."""
+    """The two classes of a variant, or of other ``sets``, in its pooling by default."""
     return _classes(lab, sets or sets_of(variant), pooling or POOLING[variant])
 
 

@@ -15,7 +15,6 @@ app = typer.Typer(
     name="geometry-bench",
     help="Measure the published geometric claims about aligned language models on any Hugging Face model.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 for group in (run, claims, results, updates):
@@ -34,7 +33,7 @@ def _root(
 
 
 def main() -> None:
-    """Entry point: a bad input is told in one sentence, with exit status 2."""
+    """Entry point: a bad input is reported in one sentence, with exit code 2."""
     try:
         app(prog_name="geometry-bench")
     except GeometryBenchError as error:

@@ -9,16 +9,14 @@ from typing import Annotated
 import typer
 from tabulate import tabulate
 
-cache_app = typer.Typer(
-    help="The caches of activations and decompositions: what they hold, and how to empty them.", no_args_is_help=True
-)
+cache_app = typer.Typer(help="The caches of activations and decompositions: list and clear them.", no_args_is_help=True)
 
 _CacheDir = Annotated[Path | None, typer.Option("--activation-cache", help="Folder of the cache.", metavar="DIR")]
 
 
 @cache_app.command("list")
 def cache_list(activation_cache: _CacheDir = None) -> None:
-    """List the captures that the activation cache holds, and how many decompositions of weight updates lie beside it."""
+    """List the captures in the activation cache, and count the decompositions of weight updates beside it."""
     from geometry_bench.activations.cache import Cache
     from geometry_bench.updates.store import Store
 
@@ -45,7 +43,7 @@ def cache_clear(
     ] = None,
     activation_cache: _CacheDir = None,
 ) -> None:
-    """Remove captures, and without --subject decompositions of weight updates too; everything can be measured again."""
+    """Remove captures and, without --subject, decompositions of weight updates; everything can be measured again."""
     from geometry_bench.activations.cache import Cache
     from geometry_bench.updates.store import Store
 

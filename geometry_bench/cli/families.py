@@ -12,7 +12,7 @@ from tabulate import tabulate
 from geometry_bench.errors import GeometryBenchError
 
 family_app = typer.Typer(
-    help="Families of models: train one from a recipe, and see what one holds.", no_args_is_help=True
+    help="Families of models: train one from a recipe, and print its members.", no_args_is_help=True
 )
 
 
@@ -21,7 +21,9 @@ def family_build(
     recipe: Annotated[
         str, typer.Argument(help="A bundled recipe (`small`, `paper`, a family of the zoo) or a TOML file.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the family; an interrupted build goes on there.", metavar="DIR")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the family; an interrupted build continues there.", metavar="DIR")
+    ],
     base: Annotated[
         str | None,
         typer.Option(help="Base model: Hub id or folder; for recipes that do not make one.", metavar="MODEL"),
@@ -40,7 +42,7 @@ def family_build(
         list[str] | None,
         typer.Option(help="Make only this member and what it starts from; repeatable.", metavar="NAME"),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of torch.", min=1)] = None,
+    threads: Annotated[int | None, typer.Option(help="Number of CPU threads for torch.", min=1)] = None,
 ) -> None:
     """Train every member of a family as its recipe says, and write family.toml; finished members are skipped.
 
@@ -77,7 +79,7 @@ def family_build(
 def family_show(
     manifest: Annotated[Path, typer.Argument(help="A family.toml, or the folder that holds one.", metavar="MANIFEST")],
 ) -> None:
-    """Print a family's members: role, what each starts from, how it was made, where it lies."""
+    """Print a family's members: role, what each starts from, how it was made, where it is."""
     from geometry_bench.subjects.families import load_family
 
     family = load_family(manifest)

@@ -14,7 +14,7 @@ from geometry_bench.errors import GeometryBenchError
 if TYPE_CHECKING:
     from geometry_bench.records.measurement import Measurement
 
-baseline_app = typer.Typer(help="Stored baselines: which there are, and what one of them holds.", no_args_is_help=True)
+baseline_app = typer.Typer(help="Stored baselines: list them, and print one.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -26,16 +26,17 @@ def register(app: typer.Typer) -> None:
 
 def leaderboard(
     results: Annotated[
-        list[Path] | None, typer.Option(help="Results folder with measured records; repeatable.", metavar="DIR")
+        list[Path] | None, typer.Option(help="Results folder of a run; repeatable.", metavar="DIR")
     ] = None,
     format: Annotated[str, typer.Option(help="csv, html, json, latex or markdown.")] = "markdown",
     output: Annotated[Path | None, typer.Option(help="File to write instead of the terminal.", metavar="FILE")] = None,
     published: Annotated[bool, typer.Option(help="Show the published values.")] = True,
     claim: Annotated[
-        list[str] | None, typer.Option(help="Only claims of this id or pattern (safety.*); repeatable.")
+        list[str] | None,
+        typer.Option(help="Only claims with this id, or that match this pattern (safety.*); repeatable."),
     ] = None,
 ) -> None:
-    """Print a table a claim: published values, and your measurements beside them."""
+    """Print a table for each claim: published values, and your measurements below them."""
     from geometry_bench.judging import judge_run
     from geometry_bench.records.files import RECORDS, read_measurements
     from geometry_bench.report.board import board
@@ -59,8 +60,11 @@ def leaderboard(
 
 
 def compare(
-    new: Annotated[Path, typer.Argument(help="Results folder, or baseline file, of what was made.", metavar="NEW")],
-    old: Annotated[Path, typer.Argument(help="The same of what it was made from.", metavar="OLD")],
+    new: Annotated[
+        Path,
+        typer.Argument(help="Results folder or baseline file of the new subject, such as a fine-tune.", metavar="NEW"),
+    ],
+    old: Annotated[Path, typer.Argument(help="The same of the old one, such as its parent.", metavar="OLD")],
 ) -> None:
     """Compare two results or baselines: has a value moved? Nothing is measured.
 
@@ -86,7 +90,7 @@ _Baselines = Annotated[
 
 @baseline_app.command("list")
 def baseline_list(baselines: _Baselines = None) -> None:
-    """List stored baselines: subject, revision, settings, cases, where the file lies."""
+    """List stored baselines: subject, revision, settings, cases, file."""
     from geometry_bench.records.baselines import BaselineStore
 
     rows = [

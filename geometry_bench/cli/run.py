@@ -28,32 +28,31 @@ def measure(claim: Sequence[str], verbose: bool, values: dict[str, Any]) -> int:
     from dataclasses import replace
 
     from geometry_bench.options import output_of, request_of
-    from geometry_bench.report.outcomes import CLEAN, exit_code, outcome_of
+    from geometry_bench.report.outcomes import NOT_ANSWERED
     from geometry_bench.run.bench import Bench
     from geometry_bench.run.describe import closing, opening
     from geometry_bench.run.request import chosen_claims
 
     request = request_of(values)
     bench = Bench(replace(request, claims=chosen_claims(tuple(claim), request.claims)), output_of(values))
+    if not bench.plan.tasks:
+        for sentence in dict.fromkeys(one.sentence for one in bench.plan.missing):
+            print(f"geometry-bench: nothing was measured: {sentence}", file=sys.stderr)
+        return NOT_ANSWERED
     for line in opening(bench):
         typer.echo(line)
     faults, whole = _measured(bench, bench.plan.tasks)
     judged = bench.judgements()
-    updating = bench.output.update
     for one in judged:
-        if (shown := outcome_of(one, updating)).kind == "failed":
+        if (shown := bench.outcome(one)).kind == "failed":
             typer.echo(f"FAILED {shown.message}")
-    written = bench.update_baselines() if updating and whole else []
+    written = bench.update_baselines() if bench.output.update and whole else []
     typer.echo("")
     for line in closing(bench, judged, written, whole=verbose):
         typer.echo(line)
     if not whole:
         return INTERRUPTED
-    if not judged and not faults:
-        for sentence in dict.fromkeys(one.sentence for one in bench.plan.missing):
-            print(f"geometry-bench: nothing was measured: {sentence}", file=sys.stderr)
-        return 2 if bench.plan.missing else CLEAN
-    return exit_code(judged, updating, faults=faults, comparing=bench.output.against is not None)
+    return bench.exit_code(judged, faults)
 
 
 def _measured(bench: Bench, tasks: Sequence[Task]) -> tuple[int, bool]:
@@ -85,8 +84,10 @@ def _measured(bench: Bench, tasks: Sequence[Task]) -> tuple[int, bool]:
 
 def _with_shared_options() -> Any:
     """The command with the plugin's options, so that each is declared once, in ``options.py``."""
-    claims = typer.Option("--claim", metavar="CLAIM", help="Only claims of this id or pattern (safety.*); repeatable.")
-    verbose = typer.Option("--verbose", "-v", help="A table for each subject, however many there are.")
+    claims = typer.Option(
+        "--claim", metavar="CLAIM", help="Only claims with this id, or that match this pattern (safety.*); repeatable."
+    )
+    verbose = typer.Option("--verbose", "-v", help="Print a table for each subject, however many there are.")
     parameters = [
         _keyword("claim", Annotated[list[str] | None, claims], None),
         _keyword("verbose", Annotated[bool, verbose], False),
@@ -94,9 +95,9 @@ def _with_shared_options() -> Any:
     ]
 
     def command(claim: list[str] | None, verbose: bool, **values: Any) -> None:
-        """Measure the claims on one or more models and print the table of verdicts; the same as `pytest benchmarks`.
+        """Measure claims on models, groups and families and print the table of verdicts, as `pytest benchmarks` does.
 
-        Exit codes: 0 nothing fails, 1 a claim fails or a value has moved, 2 bad input or nothing could be compared.
+        Exit codes: 0 nothing fails, 1 a claim fails or a value has moved, 2 bad input, or nothing measured or compared.
 
         Example: geometry-bench run --model org/name --results results --resume
         """

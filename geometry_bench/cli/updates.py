@@ -45,12 +45,14 @@ def updates(
     family: _Family,
     start: Annotated[
         str | None,
-        typer.Option("--from", help="Member that the update starts from; its parent by default.", metavar="MEMBER"),
+        typer.Option(
+            "--from", help="Member that the update starts from; by default the parent of --to.", metavar="MEMBER"
+        ),
     ] = None,
     end: Annotated[str, typer.Option("--to", help="Member that it leads to.", metavar="MEMBER")] = "aligned",
-    rank: Annotated[bool, typer.Option(help="Work out ranks, which takes a decomposition of each matrix.")] = True,
+    rank: Annotated[bool, typer.Option(help="Compute ranks, which takes a decomposition of each matrix.")] = True,
 ) -> None:
-    """Print what lies between two members of a family, tensor by tensor: state, norm, relative norm, rank at 99 % energy.
+    """Print the difference of two members of a family, tensor by tensor: state, norm, relative norm, rank at 99 % energy.
 
     The norm is ‖Δ‖ of Δ = end − start in float32, the relative norm ‖Δ‖ / ‖start‖, the rank the fewest singular directions
     that hold 99 % of ‖Δ‖². Tensors are read one at a time.
@@ -68,7 +70,7 @@ def updates(
         raise GeometryBenchError(f"{end} starts from no other member of {loaded.name}; name one with --from.")
     update = update_between(loaded, loaded.member(first), last)
     store = Store()
-    with _warnings_told():
+    with _short_warnings():
         reports = [update.report(name, rank=rank, store=store) for name in _watched(update.pairs, len(update.pairs))]
     rows = [
         (
@@ -96,7 +98,7 @@ def project(
     ],
     scheme: Annotated[
         Literal["parallel", "orthogonal"],
-        typer.Option(help="Keep the update inside the subspace (parallel) or outside of it (orthogonal)."),
+        typer.Option(help="Keep the part of the update inside the subspace (parallel) or outside it (orthogonal)."),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write; it must not exist yet.", metavar="DIR")],
     basis: Annotated[
@@ -119,7 +121,7 @@ def project(
     layers: Annotated[
         str | None,
         typer.Option(
-            help="Only these layers, as 12, 10-15 or 3,7; all other tensors get the whole update.", metavar="LAYERS"
+            help="Only these blocks, as 12, 10-15 or 3,7; all other tensors get the whole update.", metavar="LAYERS"
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of random-k and random.", min=0)] = 0,
@@ -128,11 +130,11 @@ def project(
         typer.Option(help="Number format to write: that of the checkpoint (auto), or float32."),
     ] = "auto",
 ) -> None:
-    """Write a fine-tune of which only the part inside (or outside) the alignment subspace is kept, as a model folder.
+    """Write a model that keeps only the part of a fine-tune inside (or outside) the alignment subspace.
 
     W = W_start + P·Δ (parallel) or W_start + (I − P)·Δ (orthogonal), where Δ = fine-tune − start and P projects on k
-    directions of the output side of start − base (for safety_dpo of start − its parent). The folder loads in transformers as
-    any other; projection.json in it says what became of each tensor. Nothing is left behind when writing fails or is
+    directions of the output side of start − base (for safety_dpo of start − its parent). The folder loads in transformers
+    like any other; projection.json in it reports what became of each tensor. Nothing is left behind when writing fails or is
     interrupted.
 
     Example: geometry-bench project --family zoo/llama-d80 --task harmful --scheme parallel --rho 0.25 --out projected
@@ -151,7 +153,7 @@ def project(
     origin = loaded.member(first.parent)
     tuned = member_for(loaded, task, parent_role=start)
     try:
-        with _stopped_by_sigterm(), _warnings_told():
+        with _stopped_by_sigterm(), _short_warnings():
             update, source = update_between(loaded, first, tuned), update_between(loaded, origin, first)
             plan = replace(plan, layers=_chosen(ranges, update))
             outcomes = write_projection(update, source, plan, out, dtype=dtype, store=Store(), watch=_watched)
@@ -204,7 +206,7 @@ def _chosen(ranges: Sequence[range] | None, update: Update) -> tuple[int, ...] |
 
 @contextmanager
 def _stopped_by_sigterm() -> Iterator[None]:
-    """Within, SIGTERM ends the work as Ctrl-C does, so that what was begun is cleared away."""
+    """Within, SIGTERM ends the work as Ctrl-C does, so that unfinished files are removed."""
     if threading.current_thread() is not threading.main_thread():  # only the main one can handle signals
         yield
         return
@@ -220,15 +222,15 @@ def _stopped_by_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def _warnings_told() -> Iterator[None]:
+def _short_warnings() -> Iterator[None]:
     """Within, warnings of the package are one sentence each on the error stream, without a line of its source."""
 
-    def tell(message: Warning | str, *_: Any, **__: Any) -> None:
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
         print(f"geometry-bench: warning: {message}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", RuntimeWarning)
-        warnings.showwarning = tell
+        warnings.showwarning = show
         yield
 
 

@@ -1,9 +1,9 @@
 """Prompts that come in two classes and in topics: who is drawn, left out, split and relabelled together.
 
 Prompts of one topic resemble one another, so intervals resample topics and not prompts. Everywhere here ``labels`` is
-(prompts,), True for the harmful class; ``clusters`` is one topic name a prompt, or None where each prompt stands alone.
+(prompts,), True for the harmful class; ``clusters`` is one topic name for each prompt, or None for a cluster each.
 A resample is a row of weights (prompts,): how often each prompt counts. Weighted statistics then serve jackknife, bootstrap
-and held-out halves alike.
+and held-out halves.
 """
 
 from __future__ import annotations

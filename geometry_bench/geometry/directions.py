@@ -71,7 +71,7 @@ FLOAT64 = Arithmetic("float64", mean, np.subtract, cosine)
 
 BFLOAT16 = Arithmetic("bfloat16", _bfloat16_mean, _bfloat16_subtract, _bfloat16_cosine)
 """The arithmetic of source A's scripts: every intermediate result is a bfloat16 tensor, so that a vector's cosine with
-itself can come out as 1.0078. It exists to meet published figures and is used for nothing else."""
+itself can come out as 1.0078. It exists for the comparison with published values and is used for nothing else."""
 
 
 def axis(condition: Array, reference: Array, arithmetic: Arithmetic = FLOAT64) -> Array:

@@ -11,7 +11,7 @@ def spectrum(vectors: Array, *, normalise: bool = True) -> Array:
     """Shares of second moment along the principal directions, descending: (vectors, width) -> (min(vectors, width),).
 
     The second moment is taken about the origin, not about the mean: the question is whether the vectors point one way, and
-    centring would take away the very direction they have in common. With ``normalise`` each vector counts alike.
+    centring would take away the very direction they have in common. With ``normalise`` all vectors have equal weight.
     """
     vectors = np.asarray(vectors, dtype=np.float64)
     if normalise:

@@ -1,6 +1,6 @@
 """Sets of prompts in groups of whole topics: subspaces and overlaps of any selection of them, from the groups' moments.
 
-A group is all that is resampled: intervals leave one out, ceilings split a set's groups into halves, nulls deal groups anew
+A group is all that is resampled: intervals leave one out, ceilings split a set's groups into halves, nulls permute groups
 among sets. Each such selection is a row of weights (groups,), and its second moment a weighted sum of the groups' own, so
 that nothing here grows with the number of prompts.
 """
@@ -34,7 +34,7 @@ def deal_topics(clusters: Clusters, prompts: int, groups: int, *, seed: int = 0)
     """A group for each prompt (prompts,), numbered from 0: whole topics, folded into at most ``groups`` of even size.
 
     The largest topic goes first, each to the group that is smallest so far; ties are broken by ``seed``. Prompts that are
-    topics of their own are thereby dealt evenly.
+    topics of their own are thereby spread evenly.
     """
     codes = cluster_codes(clusters, prompts)
     sizes = np.bincount(codes)
@@ -235,7 +235,7 @@ def permuted(sets: NDArray[np.int64], *, draws: int, seed: int = 0) -> NDArray[n
 def pooled_covariance(sums: GroupSums, numbers: Sequence[int], *, centred: bool) -> Decomposition:
     """Mean of the covariances of several sets (uncentred: of their second moments over prompts), decomposed.
 
-    Each set counts alike, whatever its number of prompts; centred, it is taken about its own mean.
+    All sets have equal weight, whatever their number of prompts; centred, each is taken about its own mean.
     """
     weights = [sums.members(number) for number in numbers]
     total = sum(sums.second(row, centred=centred) / float(row @ sums.counts) for row in weights)

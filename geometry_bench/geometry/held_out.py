@@ -46,7 +46,7 @@ def over_halves(
 ) -> Array:
     """statistic(fit, test), weights (draws, prompts) both, of every half: (splits, 2, 1 + topics or 1)."""
     flags = two_classes(labels)
-    # With four topics of a class two of them stand in each half, and leaving one out never empties a half.
+    # With four topics of a class two of them are in each half, and leaving one out never empties a half.
     need_topics(
         flags, clusters, 4 if jackknife else 2, "a held-out value" + (" with its interval" if jackknife else "")
     )
@@ -103,7 +103,7 @@ def auroc_null(
     splits: int | None = None,
     seed: int = 0,
 ) -> Array:
-    """AUROC under other labellings (draws, prompts) -> (draws,), each fitted and scored anew.
+    """AUROC under other labellings (draws, prompts) -> (draws,), each fitted and scored again.
 
     Held out over ``splits``, those of :func:`held_out_auroc` with the same seed; in sample where ``splits`` is None. To
     relabel the scored half alone would give too narrow a null: the two directions fitted on two halves, each scored on the

@@ -1,6 +1,6 @@
 """Directions and scores of several models' mapped states, from the states' inner products alone (source B).
 
-All members' states of the same prompts lie in the reference's space. A direction there is a contrast of prompts, a weight
+All members' states of the same prompts are in the reference's space. A direction there is a contrast of prompts, a weight
 for each, applied to a member's states; so inner products between all pairs of prompts and members give every cosine and
 every score, and the hundreds of fits of a jackknife over splits do not touch the states again.
 """

@@ -14,7 +14,7 @@ from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
 
 CHUNK = 128
-"""Prompts turned into float64 at once."""
+"""Prompts converted to float64 at once."""
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ def relabelled_scorer(rule: Rule, states: Array, scored: Array | None = None) ->
     Returns a function from labellings (draws, prompts) and weights of the fitted prompts (prompts,) to the scores
     (draws, prompts) of the same prompts, or of ``scored``, their counterparts (prompts, width).
     """
-    # Each prompt stands there twice, as a harmful and as a safe one; a labelling says which of the two is fitted on.
+    # Each prompt is there twice, as a harmful and as a safe one; a labelling says which of the two is fitted on.
     count = len(states)
     flags = np.repeat([True, False], count)
     parts = [states, states]

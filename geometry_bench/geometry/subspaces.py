@@ -68,7 +68,7 @@ def _matrix(matrix: Array, name: str) -> Array:
 
 
 def _descending(gram: Array, longer: int) -> tuple[Array, Array, int]:
-    """Eigenvalues and vectors of a Gram matrix from the largest down, and how many stand above rounding."""
+    """Eigenvalues and vectors of a Gram matrix from the largest down, and how many exceed rounding."""
     values, vectors = np.linalg.eigh(gram)
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
     rank = numerical_rank(values, longer)
@@ -76,14 +76,14 @@ def _descending(gram: Array, longer: int) -> tuple[Array, Array, int]:
 
 
 def numerical_rank(energies: Array, longer: int) -> int:
-    """How many of descending energies stand above rounding, for a matrix whose longer side is ``longer``."""
+    """How many of descending energies exceed rounding, for a matrix whose longer side is ``longer``."""
     return int((energies > energies[0] * longer * np.finfo(np.float64).eps).sum())
 
 
 def decompose_second_moment(second: Array, count: int, *, name: str = "the second moment") -> Decomposition:
     """Left singular vectors and energies of ``count`` prompts, transposed, from their second moment Σxxᵀ (width, width).
 
-    Centre the moment beforehand where the mean is not meant; ``name`` stands in error messages. A zero moment gives the
+    Centre the moment beforehand where the mean is not meant; ``name`` is used in error messages. A zero moment gives the
     state ``zero``.
     """
     gram = _matrix(second, name)

@@ -40,7 +40,7 @@ STARTS: Mapping[str, str] = {"aligned": "aligned", "safety": "safety_tuned", "dp
 
 
 def family_inputs(members: Iterable[str]) -> WeightInputs:
-    """What a record says of updates, which have no prompts: between which members they lie, and the grids."""
+    """What a record says of updates, which have no prompts: which members they are between, and the grids."""
     return WeightInputs(hash=digest_lines([f"{SHARES} {THRESHOLDS} {sorted(members)}"]))
 
 
@@ -62,7 +62,7 @@ class Curves:
 class Reading:
     """One matrix: its block (None outside of them), energies by task and rule, overlaps by pair of updates.
 
-    The control stands among tasks and in pairs, last, where the family has one that changes the matrix.
+    The control is among tasks and in pairs, last, where the family has one that changes the matrix.
     """
 
     name: str
@@ -71,6 +71,10 @@ class Reading:
     """Of the alignment's update."""
     energy: Mapping[tuple[str, Rule], Curves]
     overlap: Mapping[tuple[str, str], OverlapSweep]
+    total: Mapping[str, float]
+    """‖Δ‖² by task."""
+    uses: int = 1
+    """2 for an embedding that is the head too."""
 
     @property
     def kind(self) -> str:
@@ -87,14 +91,20 @@ class FamilyLab(Memo):
         self._store, self._progress = store, progress
 
     def members(self, start: str) -> dict[str, tuple[Member, Member]]:
-        """Label -> (start, end) of the updates about one of ``STARTS``, the control's among them where there is one.
+        """Label -> (start, end) of the updates about one of ``STARTS``: the alignment's and those of tasks that there are.
 
         The alignment's update starts from the base; that of tuning by DPO from what it was tuned from, which is rarely the
         base. Where nothing was fine-tuned from the model tuned by DPO, the fine-tunes of its parent stand in.
 
         Raises:
-            GeometryBenchError: the family has no such member, or several.
+            GeometryBenchError: the family has no base or no such start, or several.
         """
+        (first, aligned), parent = self._start(start)
+        tasks = {task: self._task(task, parent) for task in (*TASKS, CONTROL) if self._lacking(task, parent) is None}
+        return {ALIGNMENT: (first, aligned)} | {task: (self._parent(one), one) for task, one in tasks.items()}
+
+    def _start(self, start: str) -> tuple[tuple[Member, Member], str]:
+        """The members of the alignment's update, and the role that fine-tunes start from."""
         role = STARTS[start]
         base, aligned = member_for(self.family, "base"), member_for(self.family, role)
         first, parent = base, role
@@ -102,22 +112,29 @@ class FamilyLab(Memo):
             first = self._parent(aligned)
             if not [m for m in self.family.members if m.role in TASKS and m.parent == aligned.name]:
                 parent = first.role
-        tasks = {task: member_for(self.family, task, parent_role=parent) for task in TASKS}
-        if any(m.role == CONTROL and self._parent(m).role == parent for m in self.family.members):
-            tasks[CONTROL] = member_for(self.family, CONTROL, parent_role=parent)
-        return {ALIGNMENT: (first, aligned)} | {task: (self._parent(one), one) for task, one in tasks.items()}
+        return (first, aligned), parent
+
+    def _task(self, task: str, parent: str) -> Member:
+        return member_for(self.family, task, parent_role=parent)
+
+    def _lacking(self, task: str, parent: str) -> str | None:
+        try:
+            self._task(task, parent)
+        except GeometryBenchError as reason:
+            return str(reason)
+        return None
 
     def _parent(self, member: Member) -> Member:
         assert member.parent is not None, "a fine-tune has a parent"
         return self.family.member(member.parent)
 
-    def lacks(self, start: str) -> str | None:
-        """Why there is nothing to measure about a start; None where its members are all there."""
+    def lacks(self, start: str, *labels: str) -> str | None:
+        """Why some updates about a start cannot be measured; None where the members for all of them are there."""
         try:
-            self.members(start)
+            _, parent = self._start(start)
         except GeometryBenchError as reason:
             return str(reason)
-        return None
+        return next((lack for task in labels if task != ALIGNMENT and (lack := self._lacking(task, parent))), None)
 
     @remembered
     def updates(self, start: str) -> Mapping[str, Update]:
@@ -133,8 +150,9 @@ class FamilyLab(Memo):
         """
         updates = self.updates(start)
         names = common_names(updates, dimensions=2)
-        pairs = [*((ALIGNMENT, task) for task in TASKS), TASKS]
-        controls = [(label, CONTROL) for label in (ALIGNMENT, *TASKS)] if CONTROL in updates else []
+        tasks = [task for task in TASKS if task in updates]
+        pairs = [*((ALIGNMENT, task) for task in tasks), *([TASKS] if len(tasks) == len(TASKS) else [])]
+        controls = [(label, CONTROL) for label in (ALIGNMENT, *tasks)] if CONTROL in updates else []
         swept = sweep(
             updates, [*pairs, *controls], self._watched(names, f"{self.family.name}: {start}"), store=self._store
         )
@@ -143,7 +161,8 @@ class FamilyLab(Memo):
         for one in swept:
             moved |= {label for label, spectrum in one.spectra.items() if spectrum.rank}
             if all(pair in one.overlaps for pair in pairs):
-                readings.append(_reading(one))
+                heads = list(updates[ALIGNMENT].end.tied.values())
+                readings.append(_reading(one, 1 + heads.count(one.name)))
         for label, (first, last) in self.members(start).items():
             if label not in moved:
                 raise GeometryBenchError(
@@ -175,11 +194,12 @@ class FamilyLab(Memo):
         return tqdm(names, desc=label, unit="matrix", file=sys.stderr, disable=not shown, leave=False)
 
 
-def _reading(one: TensorSweep) -> Reading:
+def _reading(one: TensorSweep, uses: int) -> Reading:
     energy: dict[tuple[str, Rule], Curves] = {}
     rules: tuple[Rule, ...] = ("round", "floor")
     controlled = (ALIGNMENT, CONTROL) in one.overlaps
-    for task in (*TASKS, *([CONTROL] if controlled else [])):
+    tasks = [task for task in TASKS if (ALIGNMENT, task) in one.overlaps]
+    for task in (*tasks, *([CONTROL] if controlled else [])):
         overlap, spectrum = one.overlaps[ALIGNMENT, task], one.spectra[task]
         curves = (
             overlap.energy_kept()[None],
@@ -193,7 +213,7 @@ def _reading(one: TensorSweep) -> Reading:
             ]
             top, random_k, random = (_at(curve, ranks) for curve in curves)
             energy[task, rule] = Curves(top[0], random_k, random, np.array(ranks) / spectrum.rows)
-    about = {pair: one.overlaps[pair[1], pair[0]].transposed() for pair in PAIRS if ALIGNMENT in pair}
+    about = {pair: one.overlaps[pair[1], pair[0]].transposed() for pair in PAIRS if pair[1::-1] in one.overlaps}
     about |= {pair: overlap for pair, overlap in one.overlaps.items() if pair == TASKS or CONTROL in pair}
     return Reading(
         one.name,
@@ -201,6 +221,8 @@ def _reading(one: TensorSweep) -> Reading:
         one.spectra[ALIGNMENT].rank,
         energy,
         {pair: overlap.mso(THRESHOLDS) for pair, overlap in about.items()},
+        {task: one.spectra[task].total for task, _ in energy},
+        uses,
     )
 
 

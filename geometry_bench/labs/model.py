@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -173,30 +173,36 @@ class Lab(Memo):
     def states(self, messages: str, rendering: Rendering) -> States:
         """Last-token block outputs of every condition: name -> (messages, layers, width), float32.
 
-        Where both renderings give the same tokens they share one capture.
+        Where both renderings give the same tokens they share one capture; not in 16 bits, where batching changes values
+        beyond the source's resolution and the source passed one prompt at a time.
         """
-        if rendering == "published" and self._same_tokens(messages):
+        alone = rendering == "published" and self.subject.dtype not in ("float32", "float64")
+        if rendering == "published" and not alone and self._same_tokens(messages):
             return self.states(messages, "corrected")
-        return self._captured(self.encoded(messages, rendering), f"{self.identity.name}: {messages}")
+        settings = replace(self._capture_settings, batch_size=1) if alone else self._capture_settings
+        return self._captured(self.encoded(messages, rendering), f"{self.identity.name}: {messages}", settings)
 
     def _same_tokens(self, messages: str) -> bool:
         corrected = self.encoded(messages, "corrected")
         return all(corrected[name] == prompts for name, prompts in self.encoded(messages, "published").items())
 
-    def _captured(self, encoded: Mapping[str, list[Encoded]], label: str) -> States:
+    def _captured(self, encoded: Mapping[str, list[Encoded]], label: str, settings: CaptureSettings) -> States:
         prompts = [prompt.ids for condition in encoded.values() for prompt in condition]
-        pooled = self._pooled(prompts, (LAST,), label)[LAST]
+        pooled = self._pooled(prompts, (LAST,), label, settings)[LAST]
         ends = np.cumsum([len(condition) for condition in encoded.values()])[:-1]
         return dict(zip(encoded, np.split(pooled, ends), strict=True))
 
     def _pooled(
-        self, prompts: Sequence[Sequence[int]], poolings: Sequence[Pooling], label: str
+        self,
+        prompts: Sequence[Sequence[int]],
+        poolings: Sequence[Pooling],
+        label: str,
+        settings: CaptureSettings | None = None,
     ) -> Mapping[Pooling, Array]:
         from geometry_bench.activations.capture import capture
 
-        return capture(
-            self.subject, prompts, poolings, label=label, cache=self._cache, **asdict(self._capture_settings)
-        )
+        how = asdict(settings or self._capture_settings)
+        return capture(self.subject, prompts, poolings, label=label, cache=self._cache, **how)
 
     @remembered
     def encoded_requests(self, name: str, rendering: RequestRendering) -> list[Encoded]:

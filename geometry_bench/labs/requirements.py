@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from geometry_bench.activations.pooling import Pooling
@@ -39,15 +39,6 @@ class Requirements:
     rendering: RequestRendering = "text"
     poolings: tuple[Pooling, ...] = ()
     placed: tuple[Pooling, ...] = ()
-
-    def joined(self, others: Iterable[Requirements]) -> Requirements:
-        """What this and others ask for together, in one rendering."""
-        every = [self, *others]
-        return replace(
-            self,
-            sets=tuple(dict.fromkeys(name for one in every for name in one.sets)),
-            poolings=tuple(dict.fromkeys(pooling for one in every for pooling in one.poolings)),
-        )
 
     def inputs_hash(self, pack: Pack, settings: RequestSettings) -> str:
         """Content hash of all prompts, known before any model is loaded: the pack's own where no requests are read."""

@@ -65,7 +65,7 @@ class Case:
     @classmethod
     def of(cls, bench: Bench, task: Task | Missing) -> Case:
         """Measure a task and judge it."""
-        from geometry_bench.report.outcomes import outcome_of, properties
+        from geometry_bench.report.outcomes import properties
         from geometry_bench.run.execute import SubjectFailedError
         from geometry_bench.run.plan import Missing
 
@@ -76,7 +76,7 @@ class Case:
         except GeometryBenchError as error:
             return cls("skipped" if isinstance(error, SubjectFailedError) else "failed", str(error))
         judged = bench.judge(measurement)
-        shown = outcome_of(judged, bench.output.update)
+        shown = bench.outcome(judged)
         resumed = bench.session.is_resumed(measurement)
         return cls(shown.kind, shown.message, measurement.model_dump_json(), resumed, properties(judged))
 
@@ -151,18 +151,17 @@ class Controller:
         """Judge the run as a whole, store baselines where asked unless it was cut short, and settle the exit code."""
         if BENCH not in self.config.stash or not (self.faults or bench_of(self.config).measurements):
             return
-        from geometry_bench.report.outcomes import CLEAN, exit_code
+        from geometry_bench.report.outcomes import CLEAN
 
         bench = bench_of(self.config)
         bench.session.close()
         self.judged = bench.judgements()
         if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             return
-        comparing, updating = bench.output.against is not None, bench.output.update
-        code = exit_code(self.judged, updating, faults=self.faults, comparing=comparing)
+        code = bench.exit_code(self.judged, self.faults)
         if code != CLEAN:
             session.exitstatus = code
-        if updating:
+        if bench.output.update:
             try:
                 self.written = bench.update_baselines()
             except GeometryBenchError as error:

@@ -1,6 +1,6 @@
 """The built-in sets of requests: the project's own wording, by name. Imports no torch.
 
-They stand in ``fixtures/prompts/requests.toml`` and ``instructions.toml``, written by ``write_requests.py`` beside them.
+They are in ``fixtures/prompts/requests.toml`` and ``instructions.toml``, written by ``write_requests.py`` beside them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Prompt packs: the system prompts and messages of source A, read from TOML, validated and hashed.
 
-A pack is content only; how it becomes tokens is the business of ``render.py``. Every fault of a file is told as one
+A pack is content only; how it becomes tokens is the business of ``render.py``. Every fault of a file is reported as one
 sentence by a ``GeometryBenchError``, before any model is loaded.
 """
 

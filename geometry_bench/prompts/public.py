@@ -16,7 +16,7 @@ from geometry_bench.prompts.tables import Row
 
 @dataclass(frozen=True)
 class Public:
-    """Where a public set lies: Hub id, configurations (read one after another), split, columns, rows that are kept.
+    """Where a public set is: Hub id, configurations (read one after another), split, columns, rows that are kept.
 
     ``column`` None means that the usual names are looked for. ``where`` keeps rows whose columns have these values.
     """

@@ -220,7 +220,7 @@ class ChatFormat:
         return policy or ("native" if native else "prepend_to_user")
 
     def _injected(self) -> str | None:
-        """Words that stand before the first user message although no system message was given.
+        """Words that precede the first user message although no system message was given.
 
         What precedes every user message is the frame of a turn; what precedes only the first one, without markers and
         the name of the role, was injected.
@@ -228,7 +228,7 @@ class ChatFormat:
         if self._template is None:
             return None
         alone = self.rendered([("user", _USER_PROBE)])
-        # Markers go first: two different ones may end alike.
+        # Markers go first: two different ones may end in the same way.
         head = self._without_markers(alone[: alone.index(_USER_PROBE)])
         frame = self._without_markers(self._turn_frame() or "")
         rest = _ROLE_LINE.sub("", head[: len(head) - _common_suffix_length(head, frame)]).strip()

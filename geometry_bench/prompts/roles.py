@@ -64,9 +64,10 @@ def _drawn(name: str, count: int, seed: int) -> RequestSet:
     whole = load_set(name)
     taken = min(count, len(whole))
     if taken < FEWEST:
+        given = f"{taken} request{'s' if taken > 1 else ''}"
         remedy = "add some" if taken == len(whole) else "draw more with --requests"
         raise GeometryBenchError(
-            f"The set {name} gives {taken} requests: at least {FEWEST} are needed, since intervals leave some out; {remedy}."
+            f"The set {name} gives {given}: at least {FEWEST} are needed, since intervals leave some out; {remedy}."
         )
     drawn = load_set(name, count=taken, seed=seed)
     notes = list(drawn.notes)

@@ -102,7 +102,7 @@ def load_set(
     the requests, ``topic_column`` the topics, ``where`` keeps the rows whose columns have these values, as does
     ``?column=value&...`` at the end of the name. Of texts that
     differ in case and white space only, the first is kept. ``count`` draws that many with ``seed``, in their original
-    order; a smaller draw is part of a larger one, and two sets that pair off are drawn alike.
+    order; a smaller draw is part of a larger one, and two paired sets are drawn in the same way.
 
     Raises GeometryBenchError, one sentence: unknown name, no such file, wrong column, no request, too few of them,
     something not installed, Hub not reachable.

@@ -1,6 +1,6 @@
 """Rows of a data file, whatever its format: csv, json, jsonl, parquet or txt. Imports no torch; pyarrow only when needed.
 
-Every fault of a file is told as one sentence by a ``GeometryBenchError`` that names the file, the place and the remedy.
+Every fault of a file is reported as one sentence by a ``GeometryBenchError`` that names the file, the place and the remedy.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ SCHEMA_VERSION = 2
 
 
 class Explanation(Frozen):
-    """What the values and curves of a name are, and where they stand.
+    """What the values and curves of a name are, and their place in the source.
 
     ``over`` says what x is; over ``block``, x are 0-based decoder blocks up to the final one. ``grid`` holds the x that
     each curve must have, ``bounds`` the least and greatest y that the definition allows (None: no bound).

@@ -147,7 +147,7 @@ Check = Annotated[
 
 
 class PublishedStatement(Frozen):
-    """A sentence of the source in this project's words, where it stands, what numbers and names are in it, its check."""
+    """A sentence of the source in this project's words, its place there, what numbers and names are in it, its check."""
 
     sentence: str
     where: str

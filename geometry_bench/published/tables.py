@@ -17,7 +17,7 @@ def agrees(printed: float, value: float, decimals: int = 2) -> bool:
 class Row(Frozen):
     """One row: a subject, which of its variants, the alignment method named there, and what is printed.
 
-    ``values`` stand column by column; they are None where the table itself is all that the source published, so that
+    ``values`` are given column by column; they are None where the table itself is all that the source published, so that
     the subject's values and curves are its entries.
     """
 

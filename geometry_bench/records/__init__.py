@@ -1,1 +1,1 @@
-"""What is kept of a measurement: record schema, published figures, baselines, verdicts."""
+"""What is kept of a measurement: estimates, facts, measurements, judgements, baselines, migration."""

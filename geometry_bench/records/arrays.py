@@ -1,4 +1,4 @@
-"""Long rows of numbers stand in a safetensors file beside the json, short ones in the json itself."""
+"""Long rows of numbers are kept in a safetensors file beside the json, short ones in the json itself."""
 
 from __future__ import annotations
 

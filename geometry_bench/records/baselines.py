@@ -31,6 +31,12 @@ def revision_name(revision: str) -> str:
     return f"{kind}-{digest[:16]}" if digest else revision
 
 
+def short_revision(revision: str) -> str:
+    """A revision as it is printed: its kind, where it has one, and the first 12 digits."""
+    kind, colon, digest = revision.rpartition(":")
+    return f"{kind}{colon}{digest[:12]}"
+
+
 @dataclass(frozen=True)
 class Found:
     """A baseline file, read when it is first asked for its content."""

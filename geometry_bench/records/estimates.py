@@ -89,7 +89,7 @@ class Curve(Frozen):
 class Units(Frozen):
     """What was resampled: prompts, topics, blocks, subjects …, and the value without each of them.
 
-    ``ids`` are None in records of schema 1, which did not name them: they stand in the order of the prompts.
+    ``ids`` are None in records of schema 1, which did not name them: values are in the order of the prompts.
     """
 
     kind: str

@@ -22,7 +22,7 @@ class Requested(Frozen):
 class _Settings(Frozen):
     """What decides, beside prompts and weights, whether two values can be compared."""
 
-    id: str = Field(description="as it stands in test ids")
+    id: str = Field(description="as in test ids")
     name: str = Field(description="under which baselines are kept")
     revision: str = Field(description="commit, or content hash")
     dtype: str | None = None
@@ -133,7 +133,17 @@ class PublicationFacts(_Settings):
     kind: Literal["publication"] = "publication"
 
 
-Facts = Annotated[ModelFacts | GroupFacts | FamilyFacts | PanelFacts | PublicationFacts, Field(discriminator="kind")]
+class OtherFacts(_JointFacts):
+    """A subject of a further kind, which ``what`` names; of several checkpoints, or of none."""
+
+    kind: Literal["other"] = "other"
+    what: str
+    members: dict[str, MemberFacts] = Field(default_factory=dict)
+
+
+Facts = Annotated[
+    ModelFacts | GroupFacts | FamilyFacts | PanelFacts | PublicationFacts | OtherFacts, Field(discriminator="kind")
+]
 
 
 def shared(members: Mapping[str, ModelFacts]) -> dict[str, str | None]:
@@ -188,8 +198,9 @@ class PromptInputs(_Inputs):
     notes: list[str] = Field(default_factory=list, description="what was skipped, cut or substituted")
 
     def comparability(self) -> dict[str, Any]:
-        """Template, policy for system prompts, pooling and site."""
-        return {name: getattr(self, name) for name in ("template_hash", "system_policy", "pooling", "site")}
+        """Template, policy for system prompts, pooling, site and the tokens themselves."""
+        names = ("template_hash", "system_policy", "pooling", "site", "tokens_hash")
+        return {name: getattr(self, name) for name in names}
 
     def in_common(self) -> PromptInputs:
         """What several models' prompts have in common: all but what template and tokenizer make of them."""

@@ -17,7 +17,7 @@ ARRAYS = "arrays"
 
 
 class ResultsFile:
-    """``records.jsonl`` of one results folder; long rows of numbers lie in ``arrays`` beside it.
+    """``records.jsonl`` of one results folder; long rows of numbers are in ``arrays`` beside it.
 
     The folder is made when the first measurement comes; that it can be is checked at once.
 

@@ -1,4 +1,4 @@
-"""What is thought of a measurement: three answers, each a verdict with its reason and numbers; sentences come last."""
+"""The judgement of a measurement: three answers, each a verdict with its reason and numbers; sentences come last."""
 
 from __future__ import annotations
 
@@ -193,7 +193,9 @@ _SENTENCES: Mapping[Reason, Callable[[Mapping[str, Fact]], str]] = {
     Reason.COMPARED: lambda f: f"{_pair(f)}, resolution {f['resolution']:g}",
     Reason.SIDES_COMPARED: lambda f: f"{_pair(f)}: {f['compared']} only, since the prompt pack is not the source's",
     Reason.NONE_STORED: lambda f: str(f["sentence"]),
-    Reason.OTHER_VERSION: lambda f: f"the claim is now version {f['new']}, the baseline of version {f['old']}",
+    Reason.OTHER_VERSION: lambda f: (
+        f"the claim is now version {f['new_version']}, the baseline of version {f['old_version']}"
+    ),
     Reason.OTHER_INPUTS: lambda f: "the inputs are not those that the baseline was measured with",
     Reason.OTHER_SETTING: lambda f: f"{f['name']} is {_short(f['new'])} here, {_short(f['old'])} in the baseline",
     Reason.UNDEFINED_IN_BOTH: lambda f: "undefined here and in the baseline",

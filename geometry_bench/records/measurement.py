@@ -1,4 +1,4 @@
-"""One measured case. It never changes, and nothing that is thought of it stands in it."""
+"""One measured case. It never changes, and holds no verdict."""
 
 from __future__ import annotations
 

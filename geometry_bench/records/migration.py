@@ -17,7 +17,7 @@ Data = dict[str, Any]
 
 
 def parse(model: type[Model], text: str, where: str, complete: Callable[[Data], Data] = lambda data: data) -> Model:
-    """Read one JSON document of any supported schema version; ``complete`` adds what lies beside it.
+    """Read one JSON document of any supported schema version; ``complete`` adds what is stored beside it.
 
     Raises:
         GeometryBenchError: it is not JSON, of a newer schema, or lacks what the schema asks for.

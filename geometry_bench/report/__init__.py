@@ -1,1 +1,1 @@
-"""Tables and pages made of records and published figures: pure functions, no measuring, no writing of files."""
+"""Outcomes and tables made from judgements: pure functions, no measuring, no writing of files."""

@@ -9,6 +9,7 @@ from typing import Literal
 from geometry_bench.claims.model import Case, Claim
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.published.load import load_publication
+from geometry_bench.records.baselines import short_revision
 from geometry_bench.records.facts import ModelFacts
 from geometry_bench.records.judgement import ClaimVerdict, Judgement
 
@@ -103,7 +104,7 @@ def texts(table: Table) -> list[list[str]]:
     rows = []
     for row in table.rows:
         several = row.revision is not None and names.count(row.subject) > 1
-        name = f"{row.subject}@{(row.revision or '')[:19]}" if several else row.subject
+        name = f"{row.subject}@{short_revision(row.revision or '')}" if several else row.subject
         cells = (row.cells.get(case) for case in table.cases)
         rows.append([name, row.kind, row.alignment or "", *(cell_text(cell, row.kind) for cell in cells)])
     return rows

@@ -22,11 +22,13 @@ class Outcome:
     warning: str | None = None
 
 
-def outcome_of(judged: Judgement, updating: Collection[str] = ()) -> Outcome:
-    """What a case shows.
+def outcome_of(judged: Judgement, updating: Collection[str] = (), *, require: bool = False) -> Outcome:
+    """What a case shows. A failure that a baseline has on record is known, whether or not the values can be compared.
 
-    ``updating`` holds the baseline update modes of the run: what a run stores as a new baseline, with a reason, it does not
-    at the same time report as a failure.
+    With ``require`` a case that could not be compared fails.
+
+    ``updating`` holds the baseline update modes of the run: what it stores as a new baseline, with a reason, it does not at
+    the same time report as a failure.
     """
     claim, baseline, where = judged.claim, judged.baseline, judged.where
     if baseline.verdict is BaselineVerdict.REGRESSION and "changed" not in updating:
@@ -37,13 +39,14 @@ def outcome_of(judged: Judgement, updating: Collection[str] = ()) -> Outcome:
             f"verdict flipped: {where} was {judged.stored_claim} in the baseline and now {claim.verdict}: {claim.sentence}",
         )
     warning = _warning(judged)
+    if require and warning is not None and baseline.verdict in NOT_COMPARED:
+        return Outcome("failed", f"not compared: {warning}")
     if claim.verdict is ClaimVerdict.NOT_APPLICABLE:
         return Outcome("skipped", claim.sentence, warning)
     if claim.verdict is ClaimVerdict.INCONCLUSIVE:
         return Outcome("xfailed", f"INCONCLUSIVE: {claim.sentence}", warning)
     if claim.verdict is ClaimVerdict.FAILS:
-        compared = baseline.verdict not in NOT_COMPARED
-        known = compared and judged.stored_claim in (ClaimVerdict.FAILS, ClaimVerdict.INCONCLUSIVE)
+        known = judged.stored_claim in (ClaimVerdict.FAILS, ClaimVerdict.INCONCLUSIVE)
         stored_now = "changed" in updating or (baseline.verdict is BaselineVerdict.NO_BASELINE and "new" in updating)
         if known or stored_now:
             note = f" (baseline {judged.stored_claim}: {judged.stored_note})" if known else ""
@@ -52,14 +55,24 @@ def outcome_of(judged: Judgement, updating: Collection[str] = ()) -> Outcome:
     return Outcome("passed", claim.sentence, warning)
 
 
-def exit_code(judged: Iterable[Judgement], updating: Collection[str], *, faults: int, comparing: bool) -> int:
+def exit_code(
+    judged: Iterable[Judgement],
+    updating: Collection[str] = (),
+    *,
+    faults: int = 0,
+    comparing: bool = False,
+    require: bool = False,
+) -> int:
     """What a run returns.
 
     ``faults`` is the number of cases that ended in bad input. ``comparing`` says that a comparison was asked for: where
-    nothing could be compared, that has no answer.
+    nothing could be compared, that has no answer; with ``require``, where any case could not be.
     """
     judgements = list(judged)
-    if faults or (comparing and judgements and comparison_code(judgements) == NOT_ANSWERED):
+    unanswered = require and any(
+        one.baseline.verdict in NOT_COMPARED and _warning(one) is not None for one in judgements
+    )
+    if faults or unanswered or (comparing and judgements and comparison_code(judgements) == NOT_ANSWERED):
         return NOT_ANSWERED
     return FAILED if any(outcome_of(one, updating).kind == "failed" for one in judgements) else CLEAN
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from tabulate import tabulate
 
+from geometry_bench.records.baselines import short_revision
 from geometry_bench.records.estimates import Estimate
 from geometry_bench.records.facts import Facts, ModelFacts, PublicationFacts
 from geometry_bench.records.judgement import BaselineVerdict, ClaimVerdict, Judgement
@@ -83,7 +84,7 @@ def _tables(by_subject: Mapping[str, Sequence[Judgement]]) -> str:
 def _subject_line(facts: Facts) -> str:
     if isinstance(facts, ModelFacts):
         size = f"{facts.layers} blocks × {facts.width}"
-        return ", ".join(map(str, (facts.revision[:19], size, facts.dtype, facts.device, facts.attention)))
+        return ", ".join(map(str, (short_revision(facts.revision), size, facts.dtype, facts.device, facts.attention)))
     return "its own reported values" if isinstance(facts, PublicationFacts) else f"{len(facts.members)} members"
 
 

@@ -1,10 +1,10 @@
-"""A plan with what stands around it: earlier measurements, the file of results, baselines. Every front end runs one."""
+"""A plan with its surroundings: earlier measurements, results file, baselines. Every front end runs one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from geometry_bench.claims.registry import known_cases
@@ -14,6 +14,7 @@ from geometry_bench.records.baselines import BaselineStore, Found, check_update,
 from geometry_bench.records.files import ResultsFile
 from geometry_bench.records.judgement import Judgement
 from geometry_bench.records.measurement import Measurement
+from geometry_bench.report.outcomes import Outcome, exit_code, outcome_of
 from geometry_bench.run.execute import Session
 from geometry_bench.run.plan import Plan, plan
 from geometry_bench.run.request import Request
@@ -30,6 +31,7 @@ class Output:
     against: str | None = None
     update: tuple[str, ...] = ()
     update_reason: str | None = None
+    require_comparison: bool = False
 
 
 @dataclass
@@ -70,7 +72,7 @@ class Bench:
         return sum(testable(task.key, stored[task.target.id]) for task in tasks)
 
     def write(self, measurement: Measurement, *, resumed: bool = False) -> None:
-        """Keep a measurement, and write it unless it stands in the file of results already."""
+        """Keep a measurement, and write it unless it is in the results file already."""
         self.measurements.append(measurement)
         if self.results is not None and not resumed:
             self.results.write(measurement)
@@ -79,6 +81,15 @@ class Bench:
         """The judgement of one measurement while the run goes on."""
         return judge_alone(measurement, self.comparisons, self.baselines, self.plan.claims)
 
+    def outcome(self, judged: Judgement) -> Outcome:
+        """What a judged case shows in this run."""
+        return outcome_of(judged, self.output.update, require=self.output.require_comparison)
+
+    def exit_code(self, judged: Sequence[Judgement], faults: int) -> int:
+        """What this run returns."""
+        comparing, require = self.output.against is not None, self.output.require_comparison
+        return exit_code(judged, self.output.update, faults=faults, comparing=comparing, require=require)
+
     def judgements(self) -> list[Judgement]:
         """All of them, judged together."""
         return judge_run(self.measurements, self.baselines, self.plan.claims)
@@ -86,21 +97,22 @@ class Bench:
     def update_baselines(self) -> list[Path]:
         """Store what ``--baseline-update`` asks for; returns the files that changed."""
         modes, reason = self.output.update, self.output.update_reason
-        return update_baselines(self.baselines.store, self.measurements, modes, reason, known_cases)
+        known = partial(known_cases, claims=self.plan.claims)
+        return update_baselines(self.baselines.store, self.measurements, modes, reason, known)
 
 
-def against_of(name: str | None, store: BaselineStore, plan: Plan) -> Found | None:
-    """The baseline that ``--against`` names: a subject of the run, a model, or a name that baselines are stored under.
+def against_of(name: str | None, store: BaselineStore, plan: Plan) -> tuple[Found, ...]:
+    """The baselines that ``--against`` names: a subject of the run, a model, or a name that baselines are stored under.
 
     Raises:
         GeometryBenchError: there is none, or there are several.
     """
     if name is None:
-        return None
+        return ()
     wanted, _, revision = name.partition("@")
     target = plan.pinned.models.get(wanted)
     if target is not None and target.spec.family is not None:
-        # A folder of the family's name may lie in the working directory; the member of this run is meant.
+        # A folder of the family's name may be in the working directory; the member of this run is meant.
         wanted, revision = target.identity.name, revision or revision_name(target.identity.revision)
     elif Path(wanted).exists() or wanted.startswith("zoo/"):
         identity = resolve(SubjectSpec(wanted))
@@ -124,4 +136,4 @@ def against_of(name: str | None, store: BaselineStore, plan: Plan) -> Found | No
             f"--against {name}: that is a baseline of several models together, and this run measures single ones only; "
             "name a single model's, or a group or family to measure."
         )
-    return found[0]
+    return tuple(found)

@@ -1,10 +1,11 @@
-"""What a run says of itself before it measures and when it ends, on whatever terminal."""
+"""What a run reports before it measures and when it ends."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from geometry_bench.records.baselines import short_revision
 from geometry_bench.records.judgement import Judgement
 from geometry_bench.report.outcomes import warnings_of
 from geometry_bench.report.summary import counts_line, notes_of, summary_tables
@@ -19,8 +20,8 @@ def opening(bench: Bench) -> Iterator[str]:
     for name, target in pinned.models.items():
         spec, identity = target.spec, target.identity
         yield (
-            f"{name} at {identity.revision[:19]}, {identity.layers} blocks × {identity.width}, dtype {spec.dtype}, "
-            f"device {spec.device}, alignment {spec.alignment or 'not declared'}"
+            f"{name} at {short_revision(identity.revision)}, {identity.layers} blocks × {identity.width}, "
+            f"dtype {spec.dtype}, device {spec.device}, alignment {spec.alignment or 'not declared'}"
         )
         if spec.family is not None:
             families.setdefault(spec.family, []).append(_member(target))
@@ -34,7 +35,7 @@ def opening(bench: Bench) -> Iterator[str]:
     yield f"prompts {prompts.pack.id} {prompts.pack.hash[:12]}, controls {prompts.pack.controls_from}"
     yield (
         f"baselines {bench.baselines.store.roots[0]}"
-        + (f", against {bench.baselines.against.path}" if bench.baselines.against else "")
+        + "".join(f", against {found.path}" for found in bench.baselines.against)
         + (f", update {'+'.join(output.update)}" if output.update else "")
         + (f"; results {bench.results.path}" if bench.results else "")
     )

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from geometry_bench.claims.model import Estimates
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.labs.model import Lab
-from geometry_bench.labs.requirements import Requirements, Wanted
+from geometry_bench.labs.requirements import Wanted
 from geometry_bench.records.environment import environment
 from geometry_bench.records.facts import ModelFacts
 from geometry_bench.records.measurement import Absence, Measurement, Missing, NotApplicableError
 from geometry_bench.run.plan import Plan, Task
 from geometry_bench.run.targets import Key, ModelTarget, Target
+from geometry_bench.run.threads import threads_for
 
 SEED = 0
 """What every draw of a run starts from."""
@@ -46,9 +47,9 @@ class Session:
         self._earlier = {Key.of(one): one for one in earlier}
         self._done: dict[tuple[str, str], Measurement] = {}
         self._resumed: set[tuple[str, str]] = set()
-        self._wanted = Wanted.by(plan.requirements())
+        self._wanted = Wanted.by(task.claim.requires for task in plan.tasks)
         self._held: Lab | None = None
-        self._kept: dict[str, Any] = {}
+        self._kept: dict[Hashable, Any] = {}
         self._failed: set[str] = set()
 
     def measure(self, task: Task) -> Measurement:
@@ -61,13 +62,14 @@ class Session:
             key = task.target.key(task.claim, task.case, self.prompts)
             known = self._earlier.get(key) if key is not None else None
             if known is None:
-                self._done[task.place] = self._measured(task)
+                with threads_for(task.target.weights):
+                    self._done[task.place] = self._measured(task)
             else:
                 self.take(task, known)
         return self._done[task.place]
 
     def take(self, task: Task, measurement: Measurement) -> None:
-        """Take what was measured elsewhere for a task; how a model was aligned is declared anew in each run."""
+        """Take what was measured elsewhere for a task; how a model was aligned is declared by each run."""
         target, facts = task.target, measurement.subject
         declared = target.spec.alignment if isinstance(target, ModelTarget) else None
         if isinstance(facts, ModelFacts) and facts.alignment != declared:
@@ -78,7 +80,7 @@ class Session:
         self._done[task.place] = measurement
 
     def is_resumed(self, measurement: Measurement) -> bool:
-        """Whether the measurement stands as it is where it came from."""
+        """Whether the measurement is unchanged in the file that it came from."""
         return (measurement.key, measurement.subject.id) in self._resumed
 
     def _measured(self, task: Task) -> Measurement:
@@ -125,17 +127,12 @@ class Session:
         cache = Cache(settings.cache_dir) if settings.cache else None
         return Lab(target.spec, target.identity, pack, settings.capture, cache, requests, self._wanted, target.live)
 
-    def kept(self, target: Target, make: Callable[[], L]) -> L:
-        """A lab that is made once and kept."""
-        if target.id not in self._kept:
-            self._kept[target.id] = make()
-        lab: L = self._kept[target.id]
+    def kept(self, key: Hashable, make: Callable[[], L]) -> L:
+        """A lab that is made once and kept under a key."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        lab: L = self._kept[key]
         return lab
-
-    def required(self, target: Target) -> Requirements:
-        """What all claims of the run read of a target together."""
-        first, *others = self.plan.requirements(target)
-        return first.joined(others)
 
     def first(self, claim: str, target: Target) -> Measurement:
         """The measurement of a claim's first case on a target, made now where it was not yet."""
@@ -143,7 +140,7 @@ class Session:
         return self.measure(Task(found, target.cases(found)[0], target))
 
     def close(self) -> None:
-        """Let the loaded model go."""
+        """Release the loaded model."""
         if self._held is not None:
             self._held.close()
             self._held = None

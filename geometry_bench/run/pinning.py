@@ -66,7 +66,7 @@ class Pinned:
 
     @staticmethod
     def _published_method(name: str) -> str | None:
-        found = (load_publication(source).find(name) for source in SOURCES)
+        found = (load_publication(source).find(name) for source in SOURCES if "/" in name)
         return next((subject.alignment_method for subject in found if subject and subject.alignment_method), None)
 
     def _group(self, group: Group, resolved: Mapping[str, tuple[SubjectSpec, Identity]]) -> GroupTarget:
@@ -103,7 +103,7 @@ def _family(family: Family) -> FamilyTarget:
 
 
 def _subject_id(spec: SubjectSpec, identity: Identity) -> str:
-    """A subject as it stands in test ids: its name, and its adapter's where there is one."""
+    """A subject as in test ids: its name, and its adapter's where there is one."""
     name = spec.name or identity.name
     return name if identity.adapter is None or spec.family is not None else f"{name}+{identity.adapter}"
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from geometry_bench.claims.model import Case, Claim, Scope
 from geometry_bench.claims.requests import Labelled
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.labs.requirements import Requirements
 from geometry_bench.prompts.pack import load_pack
 from geometry_bench.published.load import load_publication
 from geometry_bench.records.measurement import case_key
@@ -86,11 +85,6 @@ class Plan:
     settings: Settings
     claims: Mapping[str, Claim]
 
-    def requirements(self, target: Target | None = None) -> tuple[Requirements, ...]:
-        """What the claims of the run read, of all targets or of one."""
-        tasks = (task for task in self.tasks if target is None or task.target is target)
-        return tuple({task.claim.id: task.claim.requires for task in tasks}.values())
-
     def of(self, claim: Claim) -> tuple[Task, ...]:
         """The tasks of a claim."""
         return tuple(task for task in self.tasks if task.claim.id == claim.id)
@@ -135,7 +129,7 @@ def publication_target(source: str) -> PublicationTarget:
 
 
 def _check_requests(settings: Settings) -> None:
-    """Sets that a user named are read at once, so that a fault in them is told before anything is measured."""
+    """Sets that a user named are read at once, so that a fault in them is reported before anything is measured."""
     drawn = {role for role, _ in settings.requests.sources}
     for role in sorted(drawn):
         settings.requests.load(role)

@@ -62,5 +62,5 @@ def chosen_claims(patterns: tuple[str, ...], among: Mapping[str, Claim] = CLAIMS
     chosen: dict[str, Claim] = {}
     for pattern in patterns:
         found = {id: claim for id, claim in among.items() if fnmatchcase(id, pattern)}
-        chosen |= found or {pattern: find_claim(pattern)}
+        chosen |= found or {pattern: find_claim(pattern, among)}
     return {id: claim for id, claim in among.items() if id in chosen}

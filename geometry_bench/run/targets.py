@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
@@ -11,7 +11,6 @@ from geometry_bench.labs.family import FamilyLab, family_inputs
 from geometry_bench.labs.group import GroupLab, group_hash
 from geometry_bench.labs.model import Lab
 from geometry_bench.labs.panel import Panel
-from geometry_bench.labs.requirements import Requirements
 from geometry_bench.prompts.pack import Pack
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.published.alignment import alignment_group_of
@@ -31,6 +30,7 @@ from geometry_bench.records.facts import (
 )
 from geometry_bench.records.measurement import Measurement
 from geometry_bench.run.request import Settings
+from geometry_bench.run.threads import SMALL, block_weights
 from geometry_bench.subjects.families import Family
 from geometry_bench.subjects.spec import Identity, SubjectSpec
 
@@ -92,11 +92,8 @@ class Labs(Protocol):
     def model(self, target: ModelTarget) -> Lab:
         """The lab of a model, loaded; the one held before may be closed."""
 
-    def kept(self, target: Target, make: Callable[[], L]) -> L:
-        """A lab that is made once and kept."""
-
-    def required(self, target: Target) -> Requirements:
-        """What all claims of the run read of a target together."""
+    def kept(self, key: Hashable, make: Callable[[], L]) -> L:
+        """A lab that is made once and kept under a key: the target's id, with what else decides it."""
 
     def first(self, claim: str, target: Target) -> Measurement:
         """The measurement of a claim's first case on another target."""
@@ -105,7 +102,7 @@ class Labs(Protocol):
 class Target:
     """A subject of the claims of one scope.
 
-    Measurements go by ``id``, which stands in test ids too, and baselines by ``name`` and ``revision``.
+    Measurements go by ``id``, which test ids hold too, and baselines by ``name`` and ``revision``.
     """
 
     scope: ClassVar[Scope]
@@ -118,12 +115,17 @@ class Target:
         """The name under which baselines are kept."""
         return self.id
 
+    @property
+    def weights(self) -> int:
+        """About how many weights a measurement passes at once: decides how many threads it takes."""
+        return 0
+
     def cases(self, claim: Claim) -> tuple[Case, ...]:
         """The claim's cases on this subject."""
         return claim.cases
 
     def key(self, claim: Claim, case: Case, prompts: Prompts) -> Key | None:
-        """What decides the measurement; None for what is always computed anew."""
+        """What decides the measurement; None for what is always computed again."""
         inputs = self.inputs_hash(claim, prompts)
         return Key(claim.id, claim.version, case.key, self.id, self.revision, inputs, **self.declared())
 
@@ -172,6 +174,10 @@ class ModelTarget(Target):
         return self.identity.revision
 
     @property
+    def weights(self) -> int:
+        return block_weights(self.identity.layers, self.identity.width)
+
+    @property
     def checkpoint(self) -> tuple[str, str, str | None]:
         """What its baseline goes by."""
         return self.name, self.revision, self.identity.adapter_hash
@@ -207,6 +213,10 @@ class GroupTarget(Target):
     members: Mapping[str, ModelTarget]
     revision: str
 
+    @property
+    def weights(self) -> int:
+        return max(member.weights for member in self.members.values())
+
     def cases(self, claim: Claim) -> tuple[Case, ...]:
         return claim.cases_of(tuple(self.members), self.reference)
 
@@ -225,12 +235,12 @@ class GroupTarget(Target):
     def open(self, labs: Labs, claim: Claim) -> GroupLab:
         members, ids = self.members, {name: member.id for name, member in self.members.items()}
         return labs.kept(
-            self,
+            (self.id, claim.requires),
             lambda: GroupLab(
                 tuple(members),
                 self.reference,
                 lambda member: labs.model(members[member]),
-                labs.required(self),
+                claim.requires,
                 labs.prompts.requests,
                 labs.prompts.depth,
                 ids,
@@ -263,6 +273,10 @@ class FamilyTarget(Target):
     members: Mapping[str, str]
     revision: str
 
+    @property
+    def weights(self) -> int:
+        return SMALL  # matrices may be large whatever the family; decompositions share well
+
     def inputs_hash(self, claim: Claim, prompts: Prompts) -> str:
         return family_inputs(self.members).hash
 
@@ -271,7 +285,7 @@ class FamilyTarget(Target):
 
         settings = labs.settings
         store = Store(settings.cache_dir) if settings.cache else None
-        return labs.kept(self, lambda: FamilyLab(self.family, store, progress=settings.capture.progress))
+        return labs.kept(self.id, lambda: FamilyLab(self.family, store, progress=settings.capture.progress))
 
     def facts(self, lab: FamilyLab) -> FamilyFacts:
         dtype = "float32"  # differences are taken in it whatever the files hold

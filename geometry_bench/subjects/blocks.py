@@ -47,7 +47,7 @@ def find_backbone(model: nn.Module) -> nn.Module:
 
 
 def input_device(backbone: nn.Module) -> torch.device:
-    """Device that token ids must lie on: the embedding's, or where it runs when its weights are offloaded."""
+    """Device that token ids must be on: the embedding's, or where it runs when its weights are offloaded."""
     embedding = cast(Any, backbone).get_input_embeddings()
     device = next(embedding.parameters()).device
     if device.type == "meta":

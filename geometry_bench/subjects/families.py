@@ -55,11 +55,11 @@ class Member:
 
 @dataclass(frozen=True)
 class Family:
-    """A family and where its manifest lies (or will be written); members in the manifest's order.
+    """A family and where its manifest is (or will be written); members in the manifest's order.
 
     Raises:
         GeometryBenchError: not exactly one base, an unknown role, two members of one name or one place, a parent that
-            is missing, is no member, or makes a cycle, a name that cannot stand in a test id.
+            is missing, is no member, or makes a cycle, a name that a test id cannot hold.
     """
 
     name: str
@@ -101,11 +101,11 @@ class Family:
 
     @property
     def id(self) -> str:
-        """The family as it stands in test ids and records: its name, with ``zoo/`` before it in the embedded zoo."""
+        """The family as in test ids and records: its name, with ``zoo/`` before it in the embedded zoo."""
         return self.name if inside_zoo(self.folder) is None else f"{EMBEDDED}/{self.name}"
 
     def subject_id(self, member: Member) -> str:
-        """A member as it stands in test ids and records: ``FAMILY/MEMBER``, ``zoo/FAMILY/MEMBER`` in the embedded zoo."""
+        """A member as in test ids and records: ``FAMILY/MEMBER``, ``zoo/FAMILY/MEMBER`` in the embedded zoo."""
         return f"{self.id}/{member.name}"
 
     def spec(self, member: Member) -> SubjectSpec:

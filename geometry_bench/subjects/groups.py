@@ -20,7 +20,7 @@ OF_THE_RUN = f"{GROUP}/run"
 """The group of all subjects of a run, made by ``--reference``."""
 
 DEPTH = 2 / 3
-"""Relative depth of the block that a group is measured at, unless told otherwise: the source does not state its layer."""
+"""Relative depth of the block that a group is measured at by default: the source does not state its layer."""
 
 
 class _Head(Declaration):

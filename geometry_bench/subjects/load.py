@@ -28,8 +28,8 @@ _SNAPSHOT_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.
 def load(spec: SubjectSpec, identity: Identity | None = None) -> Subject:
     """Load the checkpoint that ``identity`` pins (``resolve(spec)`` when None), check it, and return it.
 
-    dtype "auto": on the CPU float32 for models under 1.5 billion parameters, the checkpoint's own dtype above that and
-    on every accelerator. Name a dtype to have a half-precision checkpoint computed as it is stored on the CPU.
+    dtype "auto": float32 for models under 1.5 billion parameters, the checkpoint's own dtype above that.
+    Name a dtype to have a half-precision checkpoint computed as it is stored.
     device "auto": cuda, else mps, else cpu. The attention kernel is sdpa where the architecture supports it, else eager.
 
     Raises GeometryBenchError: everything ``resolve`` raises; unknown dtype, device or kernel; missing peft or
@@ -40,7 +40,7 @@ def load(spec: SubjectSpec, identity: Identity | None = None) -> Subject:
     identity = replace(identity, path=folder)
     with quiet_transformers():
         device, device_map = device_of(spec.device)
-        dtype = dtype_of(spec, folder, device)
+        dtype = dtype_of(spec, folder)
         model, unused = _model(spec, folder, identity.name, dtype, device, device_map)
         if spec.adapter is not None:
             model = with_adapter(spec, model)

@@ -66,7 +66,7 @@ def located_model(model: str, revision: str | None, folder: Path, where: str) ->
 
 
 def inside_zoo(folder: Path) -> Path | None:
-    """The folder relative to the embedded zoo, or None when it lies elsewhere."""
+    """The folder relative to the embedded zoo, or None if it is elsewhere."""
     zoo = (data_root() / "fixtures" / "zoo").resolve()
     place = folder.resolve()
     return place.relative_to(zoo) if place.is_relative_to(zoo) and place != zoo else None

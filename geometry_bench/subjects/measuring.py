@@ -21,7 +21,7 @@ def measuring(model: nn.Module) -> Iterator[None]:
     """Evaluation mode in every module, no gradients, no autocast.
 
     Afterwards, whatever happened, every module has its own training flag again, and the generators of torch (those of
-    all CUDA devices in use included), numpy and Python stand where they stood.
+    all CUDA devices in use included), numpy and Python are where they were.
     """
     # Set one by one: some models merge weights when eval() is called.
     training = [module for module in model.modules() if module.training]
@@ -42,7 +42,7 @@ def measuring(model: nn.Module) -> Iterator[None]:
 
 
 def _random_states() -> list[Callable[[], object]]:
-    """For every generator the call that puts it back to where it stands now."""
+    """For every generator the call that puts it back to where it is now."""
     states: list[Callable[[], object]] = [
         partial(torch.set_rng_state, torch.get_rng_state()),
         partial(np.random.set_state, np.random.get_state()),

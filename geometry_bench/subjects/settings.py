@@ -23,7 +23,7 @@ DTYPES = {
     "fp16": torch.float16,
     "float64": torch.float64,
 }
-# Up to this many parameters "auto" means float32 on the CPU: 6 GB of weights, and exact enough for stored baselines.
+# Up to this many parameters "auto" means float32 on every device: 6 GB of weights, and exact enough for baselines.
 FLOAT32_LIMIT = 1_500_000_000
 _HEADER_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # Tokenizers without a limit of their own state an astronomically large one.
@@ -60,7 +60,7 @@ def _best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def dtype_of(spec: SubjectSpec, folder: Path, device: torch.device) -> torch.dtype | str:
+def dtype_of(spec: SubjectSpec, folder: Path) -> torch.dtype | str:
     """The dtype to load in; the word "auto" leaves it to transformers (quantised or pickled checkpoints)."""
     if spec.dtype != "auto":
         if spec.dtype not in DTYPES:
@@ -69,7 +69,7 @@ def dtype_of(spec: SubjectSpec, folder: Path, device: torch.device) -> torch.dty
     count, stored = _stored(folder, spec)
     if stored is not None and stored not in _HEADER_DTYPES:  # quantised weights decide for themselves
         return "auto"
-    if device.type == "cpu" and 0 < count < FLOAT32_LIMIT:
+    if 0 < count < FLOAT32_LIMIT:
         return torch.float32
     return DTYPES[_HEADER_DTYPES[stored]] if stored is not None else "auto"
 

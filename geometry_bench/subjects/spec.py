@@ -51,7 +51,7 @@ class Identity:
     hash of the weights and tokenizer that a model in memory had when it was wrapped. ``path`` is the local folder, or
     None for a model in memory and for a Hub model whose snapshot has not been downloaded. ``layers`` and ``width`` (units
     of the residual stream) come from the text configuration. ``adapter`` is the adapter folder's name, in memory the names
-    of the adapters in effect. ``name`` is the one under which baselines are kept and published figures looked up: a Hub
+    of the adapters in effect. ``name`` is the one under which baselines are kept and published values looked up: a Hub
     model's own id whatever the spec calls it.
     """
 

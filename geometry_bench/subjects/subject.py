@@ -32,7 +32,7 @@ class Subject:
 
     ``model`` is the causal model (a PEFT model with an adapter); ``backbone`` the text model without head, to call for
     activations; ``blocks`` its decoder blocks in order. ``dtype`` and ``attention`` are what is in effect, not what was
-    asked. With ``device="map"`` parts may lie elsewhere than ``device``, which is where token ids go.
+    asked. With ``device="map"`` parts may be elsewhere than ``device``, which is where token ids go.
     """
 
     def __init__(
@@ -56,8 +56,7 @@ class Subject:
         self.blocks = find_blocks(model)
         self.tokenizer_hash = tokenizer_hash
         self.unused_tensors = unused_tensors
-        self.notes = (*notes, *chat.notes)
-        """What was skipped, guessed or substituted, one sentence each: a record holds them, a run prints them."""
+        self._notes = notes
         embedding = cast(nn.Module, cast(Any, self.backbone).get_input_embeddings())
         weight = next(embedding.parameters())
         self.device: torch.device = input_device(self.backbone)
@@ -73,8 +72,8 @@ class Subject:
     def wrap(cls, model: nn.Module, tokenizer: Any, *, name: str = "model", alignment: str | None = None) -> Subject:
         """A subject of a transformers or PEFT model that is in memory, which stays as it is: modes, hooks, random states.
 
-        ``name`` stands in records; ``alignment`` is the declared method in free text. The revision is that of the
-        weights now (all are read once): wrap anew after training steps. ``close`` leaves the model alone.
+        ``name`` is used in records; ``alignment`` is the declared method in free text. The revision is that of the
+        weights now (all are read once): wrap it again after training steps. ``close`` leaves the model alone.
 
         Raises GeometryBenchError: no causal text decoder; weights without values (meta device), NaN or infinite; a
         tokenizer that is not of transformers or does not belong to the model; blocks that fail the self-check.
@@ -136,6 +135,11 @@ class Subject:
         """Stable name for test ids and tables: the name, and the adapter's after a plus sign."""
         adapter = self.identity.adapter
         return self.identity.name if adapter is None else f"{self.identity.name}+{adapter}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was skipped, guessed or substituted, one sentence each: a record holds them, a run prints them."""
+        return (*self._notes, *self.chat.notes)
 
     def facts(self) -> dict[str, Any]:
         """What a record says about the subject, in plain JSON values."""

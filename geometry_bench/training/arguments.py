@@ -26,7 +26,7 @@ OWN = ("max_length", "save_dtype", "train_dtype")
 """Keys of a recipe's `training` that are this project's: longest row in tokens, dtype of the stored weights, and dtype
 of the weights while training (float32 unless a model is too large for that)."""
 
-# What the build itself decides; a recipe that names one of them is told so.
+# What the build itself decides; a recipe that names one of them is refused.
 _FIXED: dict[str, Any] = {
     "logging_strategy": "no",  # the bar shows the loss; nothing is written at every step
     "report_to": "none",

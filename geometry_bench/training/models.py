@@ -1,4 +1,4 @@
-"""Models of a build: made anew, loaded to train on, saved. Imports torch only inside functions."""
+"""Models of a build: made from scratch, loaded for further training, saved. Imports torch only inside functions."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def new_model(declared: Mapping[str, Any], spread: float, tokenizer: Any, seed: 
 
 
 def load_start(start: Start, stage: Stage) -> tuple[Any, Any]:
-    """The stored weights of the start, in float32 unless the stage says otherwise: an update is what lies between two
+    """The stored weights of the start, in float32 unless the stage says otherwise: an update is the difference of two
     stored members."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -53,7 +53,7 @@ def generator(name: str) -> Callable[[str, int], Iterator[Row]]:
 
 
 def check(source: Source, method: str, data: Path | None) -> None:
-    """Faults of a source that can be told before anything is trained: its name, its file, its columns.
+    """Faults of a source that can be found before anything is trained: its name, its file, its columns.
 
     Raises GeometryBenchError. A data set of the Hub is looked at when its turn comes.
     """

@@ -230,7 +230,7 @@ class Outcome:
 def train(
     stage: Stage, name: str, model: Any, tokenizer: Any, rows: Rows, folder: Path, *, scale: float = 1.0
 ) -> Outcome:
-    """Train ``model`` in place. Checkpoints lie in ``folder``; training goes on from the last complete one there.
+    """Train ``model`` in place. Checkpoints are kept in ``folder``; training continues from the last complete one there.
 
     Raises GeometryBenchError for a loss that is no number or arguments that do not fit; KeyboardInterrupt after Ctrl-C,
     with a checkpoint of the step then reached.

@@ -43,7 +43,7 @@ class Checkpoint:
     """Names, shapes and places of a checkpoint's tensors, and its configuration; the data stay in their files.
 
     ``name`` is for messages and reports. ``adapter`` changes the tensors of ``folder`` as they are read. ``tied`` maps the
-    name of a head that is not stored to the embedding that stands in for it.
+    name of a head that is not stored to the embedding that serves as it.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Checkpoint:
         return str(declared[0]) if isinstance(declared, list) and declared else str(self.config.get("model_type"))
 
     def stored(self, name: str) -> Stored:
-        """Where a tensor lies, that of the embedding for a head tied to it.
+        """Where a tensor is stored, that of the embedding for a head tied to it.
 
         Raises:
             GeometryBenchError: there is none of that name.

@@ -1,4 +1,4 @@
-"""One float64 decomposition of each update of a tensor, and the overlaps of several, from which every figure comes.
+"""One float64 decomposition of each update of a tensor, and the overlaps of several, from which every number is computed.
 
 The Gram matrix of the smaller side is summed over slices of the longer one, so that a matrix with more rows than columns
 is never held whole, nor in float64. Its left singular vectors are not formed either: what is wanted of them are products,
@@ -26,7 +26,7 @@ from geometry_bench.updates.store import Store
 VERSION = 1
 """Raised when decompositions would come out otherwise, so that stored ones are made again."""
 
-# Up to this ratio of the largest to the smallest energy kept, left vectors formed as ΔV/σ stand at right angles to within
+# Up to this ratio of the largest to the smallest energy kept, left vectors formed as ΔV/σ are orthogonal to within
 # about 1e-11 without help.
 _WELL_CONDITIONED = 1e-11 / np.finfo(np.float64).eps
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from geometry_bench.storage import DiskCache, cache_folder
 
 LIMIT = 20_000_000_000
-"""Bytes that a store keeps unless told otherwise."""
+"""Bytes that a store keeps by default."""
 
 
 class Store(DiskCache):

@@ -1,4 +1,4 @@
-"""Several updates of a family at once, one tensor after another, and all figures of their subspaces."""
+"""Several updates of a family at once, one tensor after another, and all numbers about their subspaces."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from geometry_bench.updates.update import Update
 
 @dataclass(frozen=True)
 class Overlap:
-    """How the left singular vectors V of one update of a matrix lie to those W of another: (VᵀW)², (rank, rank)."""
+    """How the left singular vectors V of one update of a matrix relate to those, W, of another: (VᵀW)², (rank, rank)."""
 
     squared: Array
     v: Spectrum

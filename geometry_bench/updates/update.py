@@ -166,7 +166,7 @@ def _energy(values: Array32) -> float:
 
 
 def compare(start: Checkpoint, end: Checkpoint) -> Update:
-    """Pair the tensors of two checkpoints by name; the bytes are read only to tell whether a stored head is tied.
+    """Pair the tensors of two checkpoints by name; the bytes are read only to find out whether a stored head is tied.
 
     Raises:
         GeometryBenchError: the two differ in architecture, in the shape of a tensor that holds no vocabulary, or share no
@@ -180,7 +180,7 @@ def compare(start: Checkpoint, end: Checkpoint) -> Update:
     begin, finish = _names(start), _names(end)
     other = _renamed(begin - finish, finish - begin)
     pairs = []
-    # In order, so that of several faults it is always the same one that is told.
+    # In order, so that of several faults always the same one is reported.
     for name in sorted(begin | (finish - set(other.values())), key=_natural):
         in_start = name if name in begin else None
         in_end = other.get(name, name if name in finish else None)

@@ -1,4 +1,4 @@
-"""Early detection (source C's proposal): from which block on harmful requests are told from safe ones, by three rules.
+"""Early detection (source C's proposal): from which block on three rules separate harmful from safe requests.
 
 The fit and the score never share a topic in the corrected variant. Jailbreak-wrapped requests are scored by what was fitted
 on plain ones, so that the framing itself cannot be what is detected.

@@ -72,7 +72,8 @@ def _neutral_mean(lab: Lab, variant: Variant) -> Array | None:
     """Mean of the neutral instructions (layers, width); the source has none."""
     if variant == "published":
         return None
-    mean: Array = lab.requests(NEUTRAL, rendering="text").states[MEAN_KEPT].mean(axis=0, dtype=np.float64)
+    neutral = lab.requests(NEUTRAL, rendering="text", poolings=(MEAN_KEPT,))
+    mean: Array = neutral.states[MEAN_KEPT].mean(axis=0, dtype=np.float64)
     return mean
 
 
@@ -106,7 +107,7 @@ def _estimate(
     )
 
 
-# Where the classes lie farthest apart
+# Where the classes are farthest apart
 
 
 def distance_profile(profiles: Profiles, variant: Variant) -> Array:
@@ -115,7 +116,7 @@ def distance_profile(profiles: Profiles, variant: Variant) -> Array:
 
 
 def peak_depth(lab: Lab, case: Case) -> Estimates:
-    """Block at which the class means lie farthest apart, over the number of blocks."""
+    """Block at which the class means are farthest apart, over the number of blocks."""
     depths = np.arange(lab.layers) / lab.layers
     if not ((depths >= PEAK_FROM - 1e-9) & (depths <= PEAK_TO + 1e-9)).any():
         blocks = "block" if lab.layers == 1 else "blocks"
@@ -201,7 +202,7 @@ def _parallel(lab: Lab, variant: Variant, *, centred: bool) -> Estimate:
 
 def _neutral_null(lab: Lab, value: float, *, centred: bool) -> Null:
     """What unrelated groups of neutral instructions give: halves, or two quarters centred on the rest."""
-    neutral = lab.requests(NEUTRAL, rendering="text")
+    neutral = lab.requests(NEUTRAL, rendering="text", poolings=(MEAN_KEPT,))
     states, topics = neutral.states[MEAN_KEPT], np.array(neutral.topics)
     names = np.unique(topics)
     size = len(names) // 4 if centred else len(names) // 2
@@ -235,7 +236,7 @@ def _neutral_null(lab: Lab, value: float, *, centred: bool) -> Null:
 
 
 def variance_inversion(lab: Lab, case: Case) -> Estimates:
-    """Variance per dimension of safe over that of harmful prompts, at the block where the class means lie farthest apart."""
+    """Variance per dimension of safe over that of harmful prompts, at the block where the class means are farthest apart."""
     return {variant: _variance_inversion(lab, variant) for variant in VARIANTS}
 
 
@@ -267,7 +268,7 @@ def _variance_inversion(lab: Lab, variant: Variant) -> Estimate:
 
 
 def _last_token_ratio(both: Classes, block: int) -> dict[str, float | None]:
-    """The ratio at the last token, where no length enters a mean; undefined where all prompts end alike."""
+    """The ratio at the last token, where no length enters a mean; undefined where all prompts end in the same way."""
     layer = both.states[:, block : block + 1]
     every = np.ones((1, len(both.labels)))
     last = _first(resampled_profiles(layer, every * ~both.labels, every * both.labels))

@@ -38,7 +38,7 @@ class Axes:
     """mean(condition) − mean(generic) for every condition asked for, (layers, width) each, computed once.
 
     ``without`` leaves one message out of both means. The source writes its safety axes the other way round
-    (generic − safety); the cosine of two axes does not change when both are turned.
+    (generic − safety); the cosine of two axes does not change when both are reversed.
     """
 
     def __init__(self, states: States, arithmetic: Arithmetic, without: int | None = None) -> None:

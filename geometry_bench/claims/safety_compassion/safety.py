@@ -95,7 +95,7 @@ def strict_agreement(lab: Lab, case: Case) -> Estimates:
 
 
 def weakest_agreement(profile: Array, layers: int) -> float:
-    """The smallest value over the analysis layers, turned so that their mean is positive: > 0 where no sign changes."""
+    """The smallest value over the analysed blocks, signed so that their mean is positive: > 0 where no sign changes."""
     window = profile[list(analysis_layers(layers))]
     return float((np.sign(window.mean()) * window).min())
 
@@ -161,7 +161,7 @@ def _first_share(vectors: Array) -> float:
 
 
 def dimensionality(lab: Lab, case: Case) -> Estimates:
-    """Share of the first principal direction of the axes of many safety prompts, each axis counted alike."""
+    """Share of the first principal direction of the axes of many safety prompts, all axes with equal weight."""
 
     def profile(axes: Axes) -> Array:
         return np.array([_first_share(axes.stacked("topic:", layer)) for layer in range(lab.layers)])
@@ -205,7 +205,7 @@ SENSITIVE: dict[str, tuple[str, Statistic]] = {
 
 
 def prompt_sensitivity(lab: Lab, case: Case) -> Estimates:
-    """Smallest value over all recomputations, turned so that the figure itself is positive: > 0 where it is stable."""
+    """Smallest value over all recomputations, signed so that the value itself is positive: > 0 where it is stable."""
     (figure,) = case.parameters
     messages, statistic = SENSITIVE[figure]
     other = BENIGN if messages == SUFFERING else SUFFERING

@@ -69,7 +69,7 @@ def window(layers: int) -> range:
 def early(lab: Lab, variant: Variant) -> Pooling:
     """The first positions in which the requests differ.
 
-    A chat template begins all prompts alike, and a BOS stands before it: neither says anything of a request.
+    A chat template begins all prompts in the same way, after a BOS: neither says anything about a request.
     """
     start = lab.common_beginning(SETS, "chat")
     return Pooling("mean_first", EARLY, skip_sinks=variant == "corrected", start=start)
@@ -155,7 +155,7 @@ class Trio:
         self.blocks = tuple(sorted(set.intersection(*kept)))
 
     def sums(self, block: int) -> GroupSums:
-        """The sets' groups at one block; made anew on each call, for those of a wide model are large."""
+        """The sets' groups at one block; made again on each call, since those of a wide model are large."""
         return group_sums([of_set.at(self._pooling, block) for of_set in self._grouped])
 
     def leading(self, sums: GroupSums, weights: Array) -> Leading:
@@ -245,7 +245,7 @@ class Trio:
         return np.mean(one, axis=0), np.mean(two, axis=0)
 
     def permuted(self) -> Array:
-        """The difference of :func:`_difference` when groups are dealt anew among the sets, (draws,); centred: above Haar."""
+        """The difference of :func:`_difference` when groups are permuted among the sets, (draws,); centred: above Haar."""
         rows = []
         for block in self.window:
             sums = self.sums(block)

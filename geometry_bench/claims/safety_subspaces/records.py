@@ -47,7 +47,7 @@ ACTIVATION_CLAIMS: tuple[Claim, ...] = (
         where="order of the overlaps by η, averaged over the window of layers",
         statement="Two harmful sets do not overlap more than a harmful and a useful one.",
         measure=activations.harmful_pair_not_higher,
-        null="groups of topics dealt anew among the sets",
+        null="groups of topics permuted among the sets",
         criterion=_NOT_ABOVE,
         published_criterion=_NOT_ABOVE,
         requires=_CHAT_SETS,
@@ -57,9 +57,10 @@ ACTIVATION_CLAIMS: tuple[Claim, ...] = (
         id="activations.early_tokens",
         source=SAFETY_SUBSPACES,
         where="the same for early token windows",
-        statement=f"The same in the first {activations.EARLY} tokens in which requests differ.",
+        statement=f"In the first {activations.EARLY} tokens in which requests differ, too, two harmful sets do not overlap "
+        "more than a harmful and a useful one.",
         measure=activations.early_tokens,
-        null="groups of topics dealt anew among the sets",
+        null="groups of topics permuted among the sets",
         cases=(Case(f"first-{activations.EARLY}"),),
         criterion=_NOT_ABOVE,
         published_criterion=_NOT_ABOVE,
@@ -72,7 +73,7 @@ ACTIVATION_CLAIMS: tuple[Claim, ...] = (
         where="the same with refusal-style benign prompts",
         statement="Two harmful sets do not overlap more than a harmful one and benign requests that look harmful.",
         measure=activations.refusal_counterpart,
-        null="groups of topics dealt anew among the sets",
+        null="groups of topics permuted among the sets",
         criterion=_NOT_ABOVE,
         published_criterion=_NOT_ABOVE,
         requires=replace(_CHAT_SETS, sets=activations.COUNTERPART_SETS),
@@ -98,8 +99,9 @@ def _pair_cases(start: str) -> tuple[Case, ...]:
 WEIGHT_CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="weights.energy_linear",
+        version=2,  # 1 took means over matrices in the published variant too
         source=SAFETY_SUBSPACES,
-        where="figures of the energy kept over the SVD fraction",
+        where="plots of the energy kept over the SVD fraction",
         statement="The energy of a fine-tuning update that a subspace keeps grows with its dimension alone: Top-K "
         "directions of the alignment update keep as much as random ones do (within 0.05).",
         measure=weights.energy_linear,
@@ -114,7 +116,7 @@ WEIGHT_CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="weights.mso_above_random",
         source=SAFETY_SUBSPACES,
-        where="figures of MSO between updates",
+        where="plots of MSO between updates",
         statement="Useful, harmful and alignment updates overlap pairwise more than random subspaces of their "
         "dimensions do.",
         measure=weights.mso_above_random,
@@ -127,10 +129,10 @@ WEIGHT_CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="weights.mso_order",
         source=SAFETY_SUBSPACES,
-        where="figures of MSO between updates",
+        where="plots of MSO between updates",
         statement="The harmful update never overlaps most with the alignment update: another pair overlaps more.",
         measure=weights.mso_order,
-        null="names of the three pairs exchanged, layer by layer",
+        null="names of the three pairs permuted, block by block",
         cases=tuple(Case(start, (start,)) for start in STARTS),
         criterion=Below(),
         published_criterion=Below(beyond_null=False),
@@ -142,8 +144,8 @@ WEIGHT_CLAIMS: tuple[Claim, ...] = (
         id="weights.layer_restricted",
         source=SAFETY_SUBSPACES,
         where="appendix: projections of single layers",
-        statement="No single layer's Top-K directions tell a harmful update from a useful one: the energies that they keep "
-        "differ by less than 0.05.",
+        statement="No single block's Top-K directions distinguish a harmful update from a useful one: the energies that "
+        "they keep differ by less than 0.05.",
         measure=weights.layer_restricted,
         null="random bases of equal dimension",
         cases=tuple(Case(start, (start,)) for start in STARTS),
@@ -157,7 +159,7 @@ WEIGHT_CLAIMS: tuple[Claim, ...] = (
         id="weights.dpo",
         source=SAFETY_SUBSPACES,
         where="appendix: safety tuning by DPO",
-        statement="With safety tuning by DPO too, updates overlap pairwise more than random subspaces do.",
+        statement="After safety tuning by DPO, too, updates overlap pairwise more than random subspaces do.",
         measure=weights.mso_above_random,
         null="uniformly random subspaces of equal dimensions",
         cases=_pair_cases("dpo"),

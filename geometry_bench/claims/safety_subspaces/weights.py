@@ -5,8 +5,9 @@ fine-tune − start. Subspaces are those of left singular vectors, matrix by mat
 Intervals leave out one block at a time (all tensors outside of blocks count as one more), since matrices of one block are
 not independent.
 
-The published variant takes k = max(1, round(ρ·min(M, N))) and three layers, as the source's procedure did; the corrected one
-takes all matrices and holds energies against the k/rows that counting dimensions alone gives.
+The published variant takes k = max(1, round(ρ·min(M, N))) and three layers, and pools energies over all tensors, as the
+source's procedure did: ‖PΔ‖² summed over ‖Δ‖² summed, a head that is the embedding counted twice. The corrected one takes
+means over all matrices and compares energies with the k/rows that counting dimensions alone gives.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from geometry_bench.records.measurement import Absence, NotApplicableError
 from geometry_bench.subjects.families import CONTROL
 
 ALIKE = 0.05
-"""Shares of energy that differ by less than this on average are called alike: the source shows curves, no figures."""
+"""Shares of energy that differ by less than this on average count as equal: the source shows curves, no numbers."""
 
 _INNER = slice(1, -1)
 """ρ between the ends of the sweep."""
@@ -37,9 +38,9 @@ DRAWS = 400
 Statistic = Callable[[Sequence[Reading]], float]
 
 
-def readings(family: FamilyLab, start: str) -> tuple[Reading, ...]:
-    """All matrices about a start; not applicable where the family lacks a member."""
-    lacking = family.lacks(start)
+def readings(family: FamilyLab, start: str, *labels: str) -> tuple[Reading, ...]:
+    """All matrices about a start; not applicable where the family lacks a member that one of these updates needs."""
+    lacking = family.lacks(start, *labels)
     if lacking is not None:
         raise NotApplicableError(
             Absence.NO_MEMBER,
@@ -53,8 +54,9 @@ def _stand_in(family: FamilyLab, start: str) -> str | None:
     if family.lacks(start) is not None:
         return None
     pairs = family.members(start)
-    tasks, aligned = pairs[TASKS[0]][0].name, pairs[ALIGNMENT][1].name
-    return None if tasks == aligned else f"fine-tunes start from {tasks}, not from {aligned}"
+    aligned = pairs[ALIGNMENT][1].name
+    other = next((pairs[task][0].name for task in TASKS if task in pairs and pairs[task][0].name != aligned), None)
+    return None if other is None else f"fine-tunes start from {other}, not from {aligned}"
 
 
 def percentile_layers(layers: int) -> tuple[int, ...]:
@@ -62,8 +64,8 @@ def percentile_layers(layers: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(min(int(share * layers), layers - 1) for share in PERCENTILES))
 
 
-def _chosen(family: FamilyLab, start: str, variant: Variant) -> list[Reading]:
-    every = readings(family, start)
+def _chosen(family: FamilyLab, start: str, variant: Variant, *labels: str) -> list[Reading]:
+    every = readings(family, start, *labels)
     if variant == "corrected":
         return list(every)
     blocks = {one.layer for one in every if one.layer is not None}
@@ -118,7 +120,7 @@ def _estimate(
 def energy_linear(family: FamilyLab, case: Case) -> Estimates:
     """Energy kept by Top-K: its largest distance from the two controls (published), its excess over k/rows (corrected).
 
-    The excess is a mean over ρ from 0.25 to 0.75 and the blocks' matrices: at either end of the sweep all bases are alike,
+    The excess is a mean over ρ from 0.25 to 0.75 and the blocks' matrices: at either end of the sweep all bases agree,
     and embeddings overlap because all updates touch the rows of the same tokens.
     """
     start, task = case.parameters
@@ -126,14 +128,15 @@ def energy_linear(family: FamilyLab, case: Case) -> Estimates:
 
 
 def _energy(family: FamilyLab, start: str, task: str, variant: Variant) -> Estimate:
-    every = list(readings(family, start))
+    every = list(readings(family, start, task))
     blocks = [one for one in every if one.layer is not None]
     outside = [one for one in every if one.layer is None]
 
     def excess(chosen: Sequence[Reading], basis: str = "top") -> Array:
-        """Mean over matrices of the energy beyond k/rows, (..., shares)."""
+        """Energy beyond k/rows, (..., shares): mean over matrices, or pooled as the source does."""
         curves = [one.energy[task, "round"] for one in chosen]
-        mean: Array = np.mean([getattr(curve, basis) - curve.expected for curve in curves], axis=0)
+        weights = [one.uses * one.total[task] for one in chosen] if variant == "published" else None
+        mean: Array = np.average([getattr(curve, basis) - curve.expected for curve in curves], axis=0, weights=weights)
         return mean
 
     def gap(chosen: Sequence[Reading]) -> float:
@@ -155,7 +158,7 @@ def _energy(family: FamilyLab, start: str, task: str, variant: Variant) -> Estim
         "control_excess": _control_excess(blocks),
         "alignment_rank": float(np.mean([one.rank for one in every])),
     }
-    curves = _curves(every, task)
+    curves = _curves(every, task, variant)
     if variant == "published":
         return _estimate(family, start, every, gap, null, details, curves)
     if not blocks:
@@ -169,27 +172,28 @@ def _control_excess(blocks: Sequence[Reading]) -> float | None:
     return float(np.mean([(curve.top - curve.expected)[_INNER] for curve in curves])) if curves else None
 
 
-def _curves(readings: Sequence[Reading], task: str) -> dict[str, Curve]:
-    """Mean energy kept at each ρ by every basis, with k rounded and, marked so, rounded down."""
+def _curves(readings: Sequence[Reading], task: str, variant: Variant) -> dict[str, Curve]:
+    """Energy kept at each ρ by every basis, pooled or its mean, with k rounded and, marked so, rounded down."""
+    weights = [one.uses * one.total[task] for one in readings] if variant == "published" else None
     found: dict[str, Curve] = {}
     marks: dict[Rule, str] = {"round": "", "floor": "_floor"}
     names = {"top": "top", "random_k": "random_k", "random": "random", "expected": "dimensions"}
     for rule, mark in marks.items():
         for basis, name in names.items():
             rows = [np.atleast_2d(getattr(one.energy[task, rule], basis)).mean(axis=0) for one in readings]
-            means = np.mean(rows, axis=0).tolist()
+            means = np.average(rows, axis=0, weights=weights).tolist()
             found[f"{name}{mark}"] = Curve.along("share of rank", dict(zip(SHARES, means, strict=True)))
     return found
 
 
 def layer_restricted(family: FamilyLab, case: Case) -> Estimates:
-    """Energy that Top-K of one layer keeps of the harmful less of the useful update: the largest of the single layers."""
+    """Energy that Top-K of one block keeps of the harmful less of the useful update: the largest over single blocks."""
     (start,) = case.parameters
     return {variant: _layer_restricted(family, start, variant) for variant in VARIANTS}
 
 
 def _layer_restricted(family: FamilyLab, start: str, variant: Variant) -> Estimate:
-    chosen = [one for one in _chosen(family, start, variant) if one.layer is not None]
+    chosen = [one for one in _chosen(family, start, variant, *TASKS) if one.layer is not None]
     if not chosen:
         raise NotApplicableError(Absence.NO_MATRIX, "no matrix of a decoder block is changed by all updates")
 
@@ -229,7 +233,7 @@ def mso_above_random(family: FamilyLab, case: Case) -> Estimates:
 
 
 def _mso(family: FamilyLab, start: str, pair: tuple[str, str], variant: Variant) -> Estimate:
-    chosen = _chosen(family, start, variant)
+    chosen = _chosen(family, start, variant, *pair)
 
     def excess(matrices: Sequence[Reading]) -> float:
         return float(np.mean([one.overlap[pair].excess for one in matrices]))
@@ -265,7 +269,7 @@ def mso_order(family: FamilyLab, case: Case) -> Estimates:
 
 
 def _order(family: FamilyLab, start: str, variant: Variant) -> Estimate:
-    chosen = _chosen(family, start, variant)
+    chosen = _chosen(family, start, variant, *TASKS)
     measure = "overlap" if variant == "published" else "excess"
 
     def by_layer(matrices: Sequence[Reading]) -> Array:

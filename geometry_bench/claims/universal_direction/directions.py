@@ -44,7 +44,7 @@ MEAN = Case("mean")
 
 ERROR_UNITS = 10
 ERROR_DRAWS = 20
-"""Groups of topics that are left out, and shuffles, of a statistic that fits maps anew each time."""
+"""Groups of topics that are left out, and shuffles, of a statistic that fits maps again each time."""
 
 ALIKE = "labels swapped between partners, alike in all members"
 

@@ -184,7 +184,7 @@ def _cosines(group: GroupLab, variant: Variant, depth: float) -> Array:
 
 @remembered
 def shuffled_labels(group: GroupLab, draws: int = DRAWS) -> NDArray[np.bool_]:
-    """Labels swapped between partners, (draws, prompts): alike in all members, since they read the same prompts."""
+    """Labels swapped between partners, (draws, prompts): the same swaps in all members, since they read the same prompts."""
     both = labelled(group)
     halves = split_halves(both.labels, units(group), splits=SPLITS, seed=SEED)
     return permuted_labels(both.labels, both.exchangeable, draws=draws, seed=SEED, halves=halves)
@@ -214,7 +214,7 @@ def _cross_fitted(group: GroupLab, statistic: CrossFitted, depth: float) -> Arra
 
 @remembered
 def cross_fitted_null(group: GroupLab, statistic: CrossFitted) -> Array:
-    """The same under labels swapped alike in all members: (draws, …)."""
+    """The same under labels swapped in the same way in all members: (draws, …)."""
     labels = shuffled_labels(group)
     return _over_halves(group, statistic, None, lambda half: label_contrasts(labels, half))
 

@@ -82,7 +82,7 @@ CLAIMS: tuple[Claim, ...] = (
         statement="The shared direction separates harmful from safe requests as well as a model's own direction, or better "
         "(AUROC no more than 0.02 below).",
         measure=separation.universal_auroc,
-        null="labels swapped between partners, the shared direction fitted anew: it must separate at all",
+        null="labels swapped between partners, the shared direction fitted again: it must separate at all",
         criterion=Above(-MARGIN),
         published_criterion=Above(beyond_null=False),
         reported=_auroc_reported,
@@ -108,7 +108,7 @@ CLAIMS: tuple[Claim, ...] = (
         where="discussion of thresholds",
         statement="No one threshold on the shared direction serves all models: thresholds of their own do better.",
         measure=separation.no_global_threshold,
-        null="scores of a request dealt anew to the models",
+        null="scores of each request permuted among the models",
         published_criterion=None,
         **(_GROUP | {"metric": "accuracy"}),
     ),
@@ -119,7 +119,7 @@ CLAIMS: tuple[Claim, ...] = (
         statement="Where alignment regimes differ, a model's mapped direction can have a high cosine with the reference's "
         "(above 0.5) and yet the shared direction separate its requests the wrong way round (AUROC below 0.5).",
         measure=separation.regime_break,
-        null="least of as many models, labels swapped between partners, fitted anew",
+        null="least of as many models, labels swapped between partners, fitted again",
         criterion=Below(0.5),
         published_criterion=Below(0.5, beyond_null=False),
         **(_GROUP | {"metric": "auroc"}),

@@ -37,7 +37,7 @@ AGREES = 0.5
 
 FEW_DRAWS = 60
 PERMUTATIONS = 20
-"""Draws of nulls whose every draw is fitted anew."""
+"""Draws of nulls in which every draw is fitted again."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def scored(group: GroupLab, variant: Variant, member: str, direction: str) -> Sc
 
 @remembered
 def _shuffled_auroc(group: GroupLab, variant: Variant, member: str) -> Array:
-    """AUROC on the universal direction with labels swapped between partners, fitted and scored anew: (draws,)."""
+    """AUROC on the universal direction with labels swapped between partners, fitted and scored again: (draws,)."""
 
     def one(labels: Array) -> float:
         scorer = _scorer(group, variant, member, labels)

@@ -19,7 +19,6 @@ def render(tables: Sequence[Table]) -> str:
     for table in tables:
         for row in table.rows:
             for case, cell in row.cells.items():
-                place = (table.claim, case, row.subject, row.kind, row.alignment or "", row.revision or "")
-                error = "" if cell.error is None else f"{cell.error:.6g}"
-                writer.writerow((*place, f"{cell.value:.6g}", error, cell.verdict or ""))
+                place = (table.claim, case, row.subject, row.kind, row.alignment, row.revision)
+                writer.writerow((*place, cell.value, cell.error, cell.verdict))
     return buffer.getvalue()
