@@ -311,7 +311,7 @@ class Lab(Memo):
         spec = self.spec
         return ModelFacts(
             **self.subject.facts() | {"id": id, "alignment": spec.alignment},
-            requested=Requested(dtype=spec.dtype, device=spec.device, attention=spec.attention),
+            requested=Requested.of(spec),
             family=spec.family,
             role=spec.role,
             parent=spec.parent,

@@ -20,6 +20,7 @@ from geometry_bench.subjects.quiet import quiet_transformers
 from geometry_bench.subjects.settings import device_of, dtype_of, has_accelerate
 from geometry_bench.subjects.spec import Identity, SubjectSpec, has_tokenizer, resolve
 from geometry_bench.subjects.subject import Subject
+from geometry_bench.subjects.tokenizing import load_tokenizer
 from geometry_bench.subjects.values import refuse_bad_values
 
 _SNAPSHOT_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py")
@@ -47,9 +48,15 @@ def load(spec: SubjectSpec, identity: Identity | None = None) -> Subject:
         model.eval()
         model.requires_grad_(False)
         refuse_bad_values(model, folder, spec)
-        tokenizer = _tokenizer(spec, folder, identity.name)
+        tokenizer, notes = load_tokenizer(folder, identity.name, trust_remote_code=spec.trust_remote_code)
         return Subject.checked(
-            spec, identity, model, tokenizer, tokenizer_hash=hashing.tokenizer_hash(folder), unused_tensors=unused
+            spec,
+            identity,
+            model,
+            tokenizer,
+            tokenizer_hash=hashing.tokenizer_hash(folder),
+            unused_tensors=unused,
+            notes=notes,
         )
 
 
@@ -65,7 +72,7 @@ def _download(spec: SubjectSpec, identity: Identity) -> Path:
     return folder
 
 
-# Model and tokenizer
+# Model
 
 
 def _auto_class(config: Any) -> Any:
@@ -152,12 +159,3 @@ def _refuse_incomplete(info: dict[str, Any], name: str) -> None:
     errors = list(info.get("error_msgs", ()) or ())
     if errors:
         raise GeometryBenchError(f"{name} cannot be loaded: {str(errors[0]).splitlines()[0][:300]}")
-
-
-def _tokenizer(spec: SubjectSpec, folder: Path, name: str) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=spec.trust_remote_code)
-    except Exception as error:  # the Rust tokenizers raise bare Exception for a broken file
-        raise GeometryBenchError(f"The tokenizer of {name} cannot be loaded: {first_sentence(error)}") from error
