@@ -150,5 +150,18 @@ class GroupLab(Memo):
                 "injected_text": None,
                 "truncated_prompts": sum(one.truncated_prompts or 0 for one in inputs),
                 "depth": self.depth,
+                "nats_per_token": {
+                    f"{member}: {name}": nats
+                    for member, one in zip(self.members, inputs, strict=True)
+                    for name, nats in one.nats_per_token.items()
+                },
+                "uniform_nats": None,
+                "notes": _joint_notes(dict(zip(self.members, (one.notes for one in inputs), strict=True))),
             }
         )
+
+
+def _joint_notes(notes: Mapping[str, Sequence[str]]) -> list[str]:
+    """The notes of all members: once where all have them, else with the member's name."""
+    common = [note for note in next(iter(notes.values())) if all(note in found for found in notes.values())]
+    return [*common, *(f"{member}: {note}" for member, found in notes.items() for note in found if note not in common)]

@@ -217,6 +217,10 @@ class PromptInputs(_Inputs):
     pooling: str
     site: str
     depth: float | None = None
+    nats_per_token: dict[str, float] = Field(
+        default_factory=dict, description="cross-entropy of the next token, by set of texts, without template"
+    )
+    uniform_nats: float | None = Field(None, description="the same of guessing uniformly among all tokens")
     notes: list[str] = Field(default_factory=list, description="what was skipped, cut or substituted")
 
     def comparability(self) -> dict[str, Any]:
