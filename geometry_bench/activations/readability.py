@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 
 from geometry_bench.subjects.subject import Subject
 
@@ -15,6 +17,8 @@ SAMPLE = 16
 """Prompts of a set that are read."""
 TOKENS = 128
 """Tokens of a prompt that are read."""
+LOGITS = 2**26
+"""Logits that are held at once."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,8 @@ class Readability:
 
     @property
     def is_guessing(self) -> bool:
-        """Whether the model predicts the text no better than by guessing."""
-        return self.nats >= self.uniform
+        """Whether the model predicts the text no better than by guessing, rounding apart."""
+        return self.nats >= self.uniform - 1e-3
 
 
 def readability(subject: Subject, prompts: Sequence[Sequence[int]]) -> Readability | None:
@@ -36,18 +40,21 @@ def readability(subject: Subject, prompts: Sequence[Sequence[int]]) -> Readabili
     None where nothing can be said: prompts of one token, a model without a head, or logits that are not finite.
     """
     step = max(1, len(prompts) // SAMPLE)
-    total, count, size = 0.0, 0, 0
+    sample = [torch.tensor(list(ids[:TOKENS])) for ids in prompts[::step][:SAMPLE] if len(ids) > 1]
+    vocabulary = cast(Any, subject.backbone).get_input_embeddings().weight.shape[0]
+    size = max(1, LOGITS // (vocabulary * max(map(len, sample), default=1)))
+    total, count, width = 0.0, 0, 0
     with subject.measuring():
-        for ids in prompts[::step][:SAMPLE]:
-            tokens = torch.tensor([list(ids[:TOKENS])], device=subject.device)
-            if tokens.shape[1] < 2:
-                continue
+        for start in range(0, len(sample), size):
+            # Padded on the right, where a causal model does not look.
+            tokens = pad_sequence(sample[start : start + size], batch_first=True, padding_value=0).to(subject.device)
             logits = getattr(cast(Any, subject.model)(input_ids=tokens, use_cache=False), "logits", None)
             if logits is None:
                 return None
-            scores, wanted = logits[0, :-1].float(), tokens[0, 1:].to(logits.device)
-            total += float(torch.nn.functional.cross_entropy(scores, wanted, reduction="sum"))
-            count, size = count + len(wanted), scores.shape[-1]
+            for ids, scores in zip(sample[start : start + size], logits, strict=True):
+                wanted = ids[1:].to(logits.device)
+                total += float(cross_entropy(scores[: len(wanted)].float(), wanted, reduction="sum"))
+                count, width = count + len(wanted), logits.shape[-1]
     if not count or not math.isfinite(total):
         return None
-    return Readability(total / count, math.log(size))
+    return Readability(total / count, math.log(width))

@@ -369,7 +369,7 @@ class Lab(Memo):
         notes = [f"{cut} prompts shortened to fit the model's context"] if cut else []
         for name in (*required.messages, *required.sets):
             drawn = self.request_settings.load(name) if name in required.sets else None
-            label = drawn.name if drawn is not None else name
+            label = self.pack.id if drawn is None else drawn.name if drawn.origin != "pack" else "built-in requests"
             notes += [f"{label}: {note}" for note in (drawn.notes if drawn is not None else ())]
             held = sum(map(self.subject.chat.holds_control, self._texts(name)))
             if held:
@@ -377,8 +377,8 @@ class Lab(Memo):
             found = self.readability(name)
             if found is not None and found.is_guessing:
                 notes.append(
-                    f"{label}: the model predicts these texts no better than by guessing ({found.nats:.1f} nats a token, "
-                    f"uniform {found.uniform:.1f}), so values on them may be noise"
+                    f"{label}: the model predicts them no better than by guessing ({found.uniform:.1f} nats a token), so "
+                    "values on them may be noise"
                 )
         return list(dict.fromkeys(notes))
 

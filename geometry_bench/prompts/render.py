@@ -20,8 +20,8 @@ POLICIES: tuple[SystemPolicy, ...] = ("native", "prepend_to_user", "not_applicab
 
 PLAIN_NAME = "plain-1"
 _PLAIN_FORMAT = "{system}\n\nUser: {user}\n\nAssistant:"
-_TAIL = 12
-"""Tokens at the end of a prompt that a record may show."""
+_TAIL = 80
+"""Characters at the end of a prompt that a record may show."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class ChatFormat:
     so the system text goes before the user's, separated by a blank line) or "not_applicable" (system texts are refused
     here). ``max_length`` is in tokens, None for no limit.
 
-    ``arguments`` (``KEY=VALUE``) go to the template. ``prompt_tail`` is what follows the user's text, up to 12 tokens.
+    ``arguments`` (``KEY=VALUE``) go to the template. ``prompt_tail`` is what follows the user's text, its last 80
+    characters.
 
     Raises GeometryBenchError for a tokenizer that makes no tokens, a template that cannot be rendered or draws at random, or
     a stated policy that it contradicts.
@@ -62,8 +63,7 @@ class ChatFormat:
         self._bos: int | None = getattr(tokenizer, "bos_token_id", None)
         self.uses_bos = self._adds_bos()
         self._control = _control_tokens(tokenizer)
-        last = self._one_bos(self.text("", USER_PROBE))[-_TAIL:]
-        self.prompt_tail: str = str(tokenizer.decode(last, clean_up_tokenization_spaces=False)).split(USER_PROBE)[-1]
+        self.prompt_tail: str = self.text("", USER_PROBE).rpartition(USER_PROBE)[2][-_TAIL:]
         self.notes: tuple[str, ...] = tuple(self._notes(arguments))
         """What a reader of values must know of the format, one sentence each."""
 

@@ -26,7 +26,7 @@ _SECOND_PROBE = "quillsecond"
 _LONG_PROBE = "\n\n".join(
     f'Line {n}: Quill says  <b>"it\'s" & 50 % of {{x}}</b> \\n in 1,000 naïve words.' for n in range(80)
 )
-_RENDERINGS = 6
+_RENDERINGS = 10
 """How often a template is rendered to see whether it writes the same each time."""
 _MARKER = re.compile(r"<\|[^|<>]*\|>|</?[A-Za-z_]+(?::[A-Za-z_]+)?>|<<?/?SYS>>?|\[/?[A-Z_]+\]")
 _ROLE_LINE = re.compile(r"\A\W*(system|developer)\b[ \t]*:?[ \t]*(?=\n|\Z|[A-Z])", re.IGNORECASE)
