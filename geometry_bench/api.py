@@ -24,7 +24,7 @@ from geometry_bench.run.execute import Failure, Session, execute
 from geometry_bench.run.plan import plan
 from geometry_bench.run.request import Request, Settings, chosen_claims
 from geometry_bench.subjects.families import load_family
-from geometry_bench.subjects.groups import DEPTH, group_of, load_group
+from geometry_bench.subjects.groups import DEPTH, Group, group_of, load_group
 from geometry_bench.subjects.spec import SubjectSpec
 from geometry_bench.subjects.subject import Subject
 
@@ -221,7 +221,7 @@ def measure(
     families = () if family is None else (load_family(Path(family)),)
     specs += [found.spec(member) for found in families for member in found.members]
     specs = [_with_arguments(spec, template_arguments) for spec in specs]
-    groups = () if group is None else (load_group(Path(group)),)
+    groups: tuple[Group, ...] = () if group is None else (load_group(Path(group)),)
     groups = tuple(
         replace(
             one, members={member: _with_arguments(spec, template_arguments) for member, spec in one.members.items()}
