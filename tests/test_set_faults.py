@@ -138,7 +138,7 @@ def written(path: Path, rows: list[str]) -> str:
 
 def one_class(tmp_path: Path, kind: str) -> tuple[RequestSet, RequestSet]:
     texts = load_set("harmful-a", count=60).texts
-    topics = {"none": [""] * 60, "one": ["weapons"] * 60, "shared": [f"t{i % 6}" for i in range(60)]}[kind]
+    topics = {"none": [""] * 60, "one": ["weapons"] * 60, "shared": load_set("safe", count=60).topics}[kind]
     rows = [f'"{text}",{topic},' for text, topic in zip(texts, topics, strict=True)]
     source = written(tmp_path / f"{kind}.csv", rows)
     settings = RequestSettings(60, sources=(("unsafe", source),))
@@ -151,7 +151,16 @@ def test_a_null_has_as_many_harmful_prompts_a_draw_as_the_value(tmp_path: Path, 
     drawn = permuted_labels(both.labels, both.exchangeable, draws=200)
     assert (drawn.sum(axis=1) == 60).all()
     assert drawn[:, :60].sum(axis=1).mean() == pytest.approx(30, abs=2), "half of them come from the other class"
-    assert both.permutation == "permuted in strata"
+    assert both.permutation == ("permuted in strata" if kind == "shared" else "permuted")
+
+
+def test_rows_of_two_files_have_nothing_to_do_with_each_other(tmp_path: Path) -> None:
+    (tmp_path / "safe.txt").write_text("\n".join(f"Safe {text}" for text in ASKED))
+    (tmp_path / "harmful.txt").write_text("\n".join(ASKED))
+    both = Labelled.of(load_set(tmp_path / "safe.txt"), load_set(tmp_path / "harmful.txt"))
+    assert len(set(both.topics)) == len(set(both.ids)) == 10
+    assert set(both.exchangeable) == {"no topic"}
+    assert both.permutation == "permuted"
 
 
 def test_partners_are_swapped_and_few_stragglers_stay() -> None:
@@ -180,4 +189,4 @@ def test_a_set_of_one_topic_is_resampled_request_by_request(tmp_path: Path) -> N
     (_, one), (_, several) = (one_class(tmp_path, kind) for kind in ("one", "shared"))
     assert len(set(one.topics)) == 60
     assert one.notes[-1] == "topics are left out, 1 being too few to resample: each request stands alone"
-    assert len(set(several.topics)) == 6
+    assert len(set(several.topics)) == 20

@@ -54,12 +54,14 @@ class Labelled:
             raise GeometryBenchError(
                 f"The safe and the harmful class are the same requests ({safe.name} and {harmful.name}): name two sets."
             )
-        drawn = [*safe.requests, *harmful.requests]
+        drawn = [(kind, one) for kind, of in (("safe", safe), ("harmful", harmful)) for one in of.requests]
+        # Row 1 of one file has nothing to do with row 1 of another.
+        ids = tuple(one.id if one.topic is not None else f"{kind} {one.id}" for kind, one in drawn)
         return cls(
             labels=np.repeat([False, True], [len(safe), len(harmful)]),
-            topics=(*safe.topics, *harmful.topics),
-            ids=tuple(request.id for request in drawn),
-            partners=tuple(request.partner for request in drawn),
+            topics=tuple(one.topic if one.topic is not None else id for id, (_, one) in zip(ids, drawn, strict=True)),
+            ids=ids,
+            partners=tuple(one.partner for _, one in drawn),
             **more,
         )
 
@@ -71,9 +73,9 @@ class Labelled:
     def exchangeable(self) -> tuple[str, ...]:
         """One stratum a prompt: within it, class could be swapped if class did not matter.
 
-        Partners share most of their wording, so they are what is swapped, and prompts without one within their topic. What
-        has no counterpart of the other class there is one stratum; where even that is of one class, so that more than
-        ``KEPT_AT_MOST`` of the prompts could never change class, coarser strata are taken: topics, or all prompts.
+        Partners share most of their wording, so they are what is swapped; prompts without a partner are swapped within their
+        topic. All that have no counterpart of the other class there are one stratum. Where even that is of one class, so
+        that more than ``KEPT_AT_MOST`` of the prompts could never change theirs, coarser strata are taken: topics, or all.
         """
         harmful = {name for name, flag in zip(self.ids, self.labels, strict=True) if flag}
         claimed = {partner for partner, flag in zip(self.partners, self.labels, strict=True) if not flag}
@@ -98,14 +100,10 @@ class Labelled:
     @property
     def permutation(self) -> str:
         """In words, how labels are permuted."""
-        kinds = {name.partition(" ")[0] for name in self.exchangeable}
-        return (
-            "swapped between partners"
-            if kinds == {"pair"}
-            else "permuted"
-            if kinds == {"all"}
-            else "permuted in strata"
-        )
+        strata = set(self.exchangeable)
+        if all(name.startswith("pair ") for name in strata):
+            return "swapped between partners"
+        return "permuted" if len(strata) == 1 else "permuted in strata"
 
 
 @dataclass(frozen=True)
