@@ -12,8 +12,9 @@ from models import TEMPLATES, tiny_model, tiny_tokenizer
 
 from geometry_bench.activations.readability import readability
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.labs.group import GroupLab
 from geometry_bench.labs.model import Lab
-from geometry_bench.labs.requirements import Requirements
+from geometry_bench.labs.requirements import MEAN_KEPT, Requirements
 from geometry_bench.options import OPTIONS, request_of
 from geometry_bench.prompts.pack import load_pack
 from geometry_bench.prompts.render import ChatFormat
@@ -21,6 +22,7 @@ from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.prompts.template import parse_arguments
 from geometry_bench.records.facts import ModelFacts
 from geometry_bench.run.plan import plan
+from geometry_bench.subjects.groups import DEPTH
 from geometry_bench.subjects.hashing import content_hash
 from geometry_bench.subjects.spec import SubjectSpec, resolve
 from geometry_bench.subjects.tokenizing import load_tokenizer
@@ -278,3 +280,22 @@ def test_how_well_texts_are_predicted_is_recorded_and_guessing_is_said(tmp_path:
     assert flat.is_guessing
     assert flat.nats == pytest.approx(flat.uniform)
     assert readability(lab.subject, [[1], [2]]) is None
+
+
+def test_a_groups_record_holds_what_its_members_note(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("\n".join(SPACED))
+    kinds = {"a": "native", "b": None}
+    folders = {name: tiny_model("llama", tmp_path, name=name, chat_template=kind) for name, kind in kinds.items()}
+    settings = RequestSettings(5, sources=(("unsafe", str(tmp_path / "mine.txt")),))
+    specs = {name: SubjectSpec(str(folder)) for name, folder in folders.items()}
+    required = Requirements(sets=("safe", "unsafe"), poolings=(MEAN_KEPT,))
+
+    def opened(name: str) -> Lab:
+        return Lab(specs[name], resolve(specs[name]), load_pack(), requests=settings)
+
+    group = GroupLab(("a", "b"), "a", opened, required, settings, DEPTH, {})
+    inputs = group.inputs(required)
+    assert "mine.txt: requests are read from column 'text'" in inputs.notes
+    assert "b: no chat template: prompts are rendered in the declared format plain-1" in inputs.notes
+    assert len(inputs.notes) == len(set(inputs.notes))
+    assert set(inputs.nats_per_token) == {"a: safe", "a: unsafe", "b: safe", "b: unsafe"}

@@ -156,7 +156,9 @@ class GroupLab(Memo):
                     for name, nats in one.nats_per_token.items()
                 },
                 "uniform_nats": None,
-                "notes": _joint_notes(dict(zip(self.members, (one.notes for one in inputs), strict=True))),
+                "notes": _joint_notes(
+                    {name: (*found.facts.notes, *found.inputs.notes) for name, found in self._measured.items()}
+                ),
             }
         )
 
