@@ -96,6 +96,13 @@ def _role(text: str) -> tuple[str, str]:
     return role, name
 
 
+def _template_argument(text: str) -> str:
+    from geometry_bench.prompts.template import parse_arguments
+
+    parse_arguments([text])
+    return text
+
+
 def _modes(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -160,6 +167,14 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "--attention", "Attention kernel: sdpa, eager, flash_attention_2, ...; the effective one is recorded.", "KERNEL"
     ),
+    Option(
+        "--template-arguments",
+        "Argument of the chat template, such as enable_thinking=false; recorded, and values of others are not comparable. "
+        "Repeatable.",
+        "KEY=VALUE",
+        "repeated",
+        parse=_template_argument,
+    ),
     Option("--adapter", "PEFT adapter folder to put on the --model (extra: adapters).", "DIR"),
     Option(
         "--alignment",
@@ -187,9 +202,9 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "--set",
-        f"Requests that replace a built-in set, as ROLE=SET: a public set (advbench, xstest, ...), org/name "
-        f"of a data set on the Hub, or FILE[:COLUMN] (csv, json, jsonl, parquet, txt). Roles: "
-        f"{', '.join(ROLES)}. Repeatable.",
+        "Requests that replace a built-in set, as ROLE=SET: a public set (advbench, xstest, ...), org/name "
+        "of a data set on the Hub, or FILE[:COLUMN] (csv, json, jsonl, parquet, txt); ?COLUMN=VALUE at its end keeps the "
+        f"rows with that value ('unsafe=mine.csv:prompt?label=unsafe'). Roles: {', '.join(ROLES)}. Repeatable.",
         "ROLE=SET",
         "repeated",
         parse=_role,
@@ -289,6 +304,7 @@ def request_of(values: Mapping[str, Any], *, progress: bool = True) -> Request:
     settings = {
         name: values[f"gb_{name}"] for name in ("dtype", "device", "attention", "trust_remote_code", "allow_pickle")
     }
+    settings["template_arguments"] = tuple(sorted(set(values["gb_template_arguments"] or ())))
     specs = [replace(spec, **settings, alignment=methods.get(_label(spec), spec.alignment)) for spec in specs]
     if values["gb_reference"] is not None:
         if not specs:

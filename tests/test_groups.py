@@ -339,10 +339,10 @@ def test_sets_of_ones_own_take_the_place_of_built_in_ones(tmp_path: Path) -> Non
     for source, sentence in zip(
         wrong,
         (
-            "holds 1 request",
+            "gives 1 request: at least 4",
             "no column 'goal'",
             "There is no prompt set",
-            "has 3 requests: at least 4",
+            "gives 3 requests: at least 4",
             "are the same requests",
         ),
         strict=True,

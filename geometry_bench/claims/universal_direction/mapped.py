@@ -186,7 +186,8 @@ def _cosines(group: GroupLab, variant: Variant, depth: float) -> Array:
 def shuffled_labels(group: GroupLab, draws: int = DRAWS) -> NDArray[np.bool_]:
     """Labels swapped between partners, (draws, prompts): the same swaps in all members, since they read the same prompts."""
     both = labelled(group)
-    return permuted_labels(both.labels, both.exchangeable, draws=draws, seed=SEED)
+    halves = split_halves(both.labels, units(group), splits=SPLITS, seed=SEED)
+    return permuted_labels(both.labels, both.exchangeable, draws=draws, seed=SEED, halves=halves)
 
 
 @remembered
