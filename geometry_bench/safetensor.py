@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,24 @@ def read_header(file: Path) -> Mapping[str, Stored]:
             raise GeometryBenchError(
                 f"{file} is cut short: it ends within the tensor {name}; download or save it again."
             )
+    return tensors
+
+
+def read_headers(files: Iterable[Path]) -> dict[str, Stored]:
+    """The tensors of several files (shards) together.
+
+    Raises:
+        GeometryBenchError: as ``read_header``; a tensor lies in two of them, where libraries differ in which one they take.
+    """
+    tensors: dict[str, Stored] = {}
+    for file in files:
+        for name, tensor in read_header(file).items():
+            if name in tensors:
+                raise GeometryBenchError(
+                    f"The tensor {name} lies in {tensors[name].file} and in {file.name}; remove the one that the index does "
+                    "not name, or save the model again."
+                )
+            tensors[name] = tensor
     return tensors
 
 

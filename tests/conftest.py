@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,37 +102,61 @@ Bench = Callable[..., pytest.RunResult]
 
 @pytest.fixture
 def bench(pytester: pytest.Pytester, pack: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """Runs ``pytest benchmarks/test_safety_compassion.py`` with the small pack; keyword ``models`` are folders or ids."""
+    """Runs ``pytest`` on benchmarks, source A's unless ``files`` says so, with the small pack; ``models`` name subjects."""
     # Where these are set, pytest repeats each message untruncated in its last lines; tests count messages.
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.delenv("BUILD_NUMBER", raising=False)
 
-    # pytester forgets modules that the inner run imports; heavy ones cannot be imported twice.
+    # pytester forgets modules that the inner run imports; heavy ones cannot be imported twice, or take seconds.
+    import hypothesis.internal.detection
+    import hypothesis.statistics  # noqa: F401
     import torch  # noqa: F401
     import transformers  # noqa: F401
 
-    import geometry_bench.activations.cache
-    import geometry_bench.activations.capture
-    import geometry_bench.claims.registry
-    import geometry_bench.options
-    import geometry_bench.records.outcomes
-    import geometry_bench.report.summary
-    import geometry_bench.run.run
-    import geometry_bench.subjects.load  # noqa: F401
+    import geometry_bench.cli.run
+    import geometry_bench.run.describe  # noqa: F401
     from geometry_bench.resources import data_root
 
     benchmarks = data_root() / "benchmarks"
 
-    def run(*arguments: object, models: tuple[object, ...] = (), subprocess: bool = False) -> pytest.RunResult:
+    def run(
+        *arguments: object,
+        models: tuple[object, ...] = (),
+        subprocess: bool = False,
+        files: str = "test_safety_compassion.py",
+    ) -> pytest.RunResult:
         runner = pytester.runpytest_subprocess if subprocess else pytester.runpytest_inprocess
         return runner(
             *("-c", os.devnull, "--rootdir", str(benchmarks), "-p", "no:cacheprovider", f"--prompts={pack}"),
             *(f"--model={model}" for model in models),
             *map(str, arguments),
-            str(benchmarks / "test_safety_compassion.py"),
+            str(benchmarks / files),
         )
 
     return run
+
+
+class Shell:
+    """Calls ``geometry-bench`` as the installed script does, in this process: exit code, output, errors."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch, self.capfd = monkeypatch, capfd
+        monkeypatch.setenv("COLUMNS", "200")
+
+    def __call__(self, *arguments: object) -> tuple[int, str, str]:
+        from geometry_bench.cli import app
+
+        self.monkeypatch.setattr(sys, "argv", ["geometry-bench", *map(str, arguments)])
+        self.capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            app.main()
+        out, err = self.capfd.readouterr()
+        return int(end.value.code or 0), out, err
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(monkeypatch, capfd)
 
 
 def read_lines(folder: Path) -> list[dict[str, Any]]:

@@ -40,15 +40,17 @@ def lab_of(model: Path | str, count: int = 60, **more: Any) -> Lab:
     return Lab(spec, resolve(spec), load_pack(), capture, requests=RequestSettings(count), wanted=WANTED)
 
 
-def made_up(claim: str, value: float, name: str = "org/model", case: str = "", **more: Any) -> Measurement:
-    """A value in both variants on a model of some name; ``more`` goes to the estimate."""
+def made_up(
+    claim: str, value: float, name: str = "org/model", case: str = "", layers: int = 2, **more: Any
+) -> Measurement:
+    """A value in both variants on a model of some name and depth; ``more`` goes to the estimate."""
     estimate = Estimate(value=value, n=20, **more)
     return Measurement(
         claim=claim,
         claim_version=1,
         case=case,
         subject=ModelFacts(
-            id=name, name=name, revision="r1", origin="hub", architecture="A", layers=2, width=4, device="cpu"
+            id=name, name=name, revision="r1", origin="hub", architecture="A", layers=layers, width=4, device="cpu"
         ),
         inputs=PromptInputs(hash="h", pack="small", pooling="mean", site="block_output"),
         estimates={"published": estimate, "corrected": estimate},

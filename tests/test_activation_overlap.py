@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from models import tiny_model
 from planted import lab_of, measure, verdict
 
+from geometry_bench.activations.pooling import LAST
 from geometry_bench.claims.safety_subspaces import activations as claims
 from geometry_bench.claims.safety_subspaces.activations import (
     HARMFUL,
@@ -44,9 +45,10 @@ from geometry_bench.geometry.moments import Folding, Moments
 from geometry_bench.labs import model as lab_module
 from geometry_bench.labs.memo import Memo, remembered
 from geometry_bench.labs.model import Grouped, Lab
-from geometry_bench.labs.requirements import MEAN, MEAN_KEPT
+from geometry_bench.labs.requirements import MEAN_KEPT
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.prompts.sets import RequestSet
+from geometry_bench.records.estimates import Variant
 from geometry_bench.records.judgement import ClaimVerdict
 from geometry_bench.records.measurement import NotApplicableError
 
@@ -383,13 +385,13 @@ def test_constant_activations_are_told() -> None:
 # Real models
 
 
-def in_memory(lab: Lab, names: Sequence[str], pooling: Any, *, centred: bool) -> float:
+def in_memory(lab: Lab, names: Sequence[str], pooling: Any, variant: Variant) -> float:
     """MSO of two sets, mean over window and shares, from all their states at once."""
-    every = (MEAN, MEAN_KEPT, claims.early(lab, "corrected"))  # in one pass
-    states = [lab.requests(name, rendering="chat", poolings=every).states[pooling] for name in names]
+    rendering = claims.RENDERING[variant]
+    states = [lab.requests(name, rendering=rendering, poolings=(pooling,)).states[pooling] for name in names]
     return float(
         np.mean([
-            overlaps_by_svd(*(own[:, block] for own in states), centred=centred)[2]
+            overlaps_by_svd(*(own[:, block] for own in states), centred=variant == "corrected")[2]
             for block in window(lab.layers)
         ])
     )  # fmt: skip
@@ -407,12 +409,17 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("count", [40, 165], ids=["held", "streamed"])
 def test_sets_held_and_sets_streamed_give_what_is_in_memory(count: int, narrow: Path) -> None:
     lab = lab_of(narrow, count)
-    kinds = {isinstance(part, Moments) for name in SETS for part in claims.grouped(lab, name).parts[MEAN]}
+    grouped = [claims.grouped(lab, name, "corrected").parts[MEAN_KEPT] for name in SETS]
+    kinds = {isinstance(part, Moments) for parts in grouped for part in parts}
     assert kinds == ({False} if count == 40 else {False, True})  # topics are not drawn evenly
-    for pooling, centred in ((MEAN, False), (MEAN_KEPT, True), (claims.early(lab, "corrected"), True)):
-        found = claims.Trio(lab, SETS, pooling, centred=centred).overlaps()
+    for pooling, variant in (
+        (LAST, "published"),
+        (MEAN_KEPT, "corrected"),
+        (claims.early(lab, "corrected"), "corrected"),
+    ):
+        found = claims.Trio(lab, SETS, pooling, variant).overlaps()
         for pair, names in enumerate([(USEFUL, HARMFUL), (USEFUL, OTHER_HARMFUL), (HARMFUL, OTHER_HARMFUL)]):
-            expected = in_memory(lab, names, pooling, centred=centred)
+            expected = in_memory(lab, names, pooling, variant)
             assert found.mean(found.overlap)[pair] == pytest.approx(expected, abs=1e-5)
 
 
@@ -422,7 +429,7 @@ def test_what_does_not_fit_is_kept_for_the_window_in_fewer_groups(
     value = measure(ABOVE, lab_of(narrow, 165), "harmful-harmful").value
     monkeypatch.setattr(lab_module, "GROUPED_AT_MOST", 0)
     lab = lab_of(narrow, 165)
-    small = claims.grouped(lab, HARMFUL)
+    small = claims.grouped(lab, HARMFUL, "corrected")
     assert small.blocks == tuple(window(2)) == (0,)
     assert small.groups == 4
     again = measure(ABOVE, lab, "harmful-harmful")
@@ -450,7 +457,9 @@ def test_one_model_from_end_to_end(model: str, tmp_path: Path) -> None:
                 assert len(estimate.profile or []) == lab.layers
                 assert other[variant].value == pytest.approx(estimate.value, abs=1e-4), (claim.id, case.key, variant)
     assert measure("activations.early_tokens", lab, "first-5").details["first_position"] == beginning
-    inputs = lab.inputs(ACTIVATION_CLAIMS[0].requires)
+    first = ACTIVATION_CLAIMS[0]
+    inputs = lab.inputs(first.requires, first.published_requires)
+    assert inputs.pooling == "corrected mean+no_bos+no_sinks, published text last"
     assert [one.name for one in inputs.requests] == list(SETS)
     assert inputs.template_hash is not None
 

@@ -402,8 +402,10 @@ def test_a_published_group_brings_its_values() -> None:
 def test_reported_values_are_those_of_a_group_with_the_same_members_and_reference(
     reference: str, sizes: str, expected: dict[str, float | None]
 ) -> None:
-    names = zip("abc", sizes.split(), strict=False)
-    members = {name: MemberFacts(name=f"EleutherAI/pythia-{size}", revision="r") for name, size in names}
+    names, layers = zip("abc", sizes.split(), strict=False), {"160m": 12, "410m": 24, "1b": 16}
+    members = {
+        name: MemberFacts(name=f"EleutherAI/pythia-{size}", revision="r", layers=layers[size]) for name, size in names
+    }
     facts = GroupFacts(id="group/x", name="group/x", revision="r", reference=reference, members=members)
     one, claim = made_up("universal.shared_axis", 0.5), CLAIMS["universal.shared_axis"]
     cases = ("mean", *members)
@@ -415,7 +417,7 @@ def test_a_single_model_is_not_held_against_a_group(tmp_path: Path) -> None:
     against = Output(baselines=tmp_path, against="group/zoo-base")
     with pytest.raises(GeometryBenchError, match="a baseline of several models together"):
         Bench(Request((SubjectSpec(ZOO),)), against)
-    assert Bench(Request((SubjectSpec(ZOO),), groups=embedded_groups()[:1]), against).baselines.against is not None
+    assert Bench(Request((SubjectSpec(ZOO),), groups=embedded_groups()[:1]), against).baselines.against
 
 
 def test_embedded_groups_name_models_that_are_there() -> None:

@@ -227,10 +227,12 @@ def test_reported_values_of_the_source() -> None:
     ],
 )
 def test_other_prompts_are_compared_by_side_alone(claim: str, value: float, expected: str) -> None:
-    one = made_up(f"magnitude.{claim}", value, "EleutherAI/pythia-1.4b")
+    one = made_up(f"magnitude.{claim}", value, "EleutherAI/pythia-1.4b", layers=24)
     answer = judge_published(CLAIMS[one.claim], one)
     assert answer.verdict == expected
     assert ("place in 0.6 to 0.7 only" if claim == "peak_depth" else "side of 1 only") in answer.sentence
+    namesake = made_up(one.claim, value, "EleutherAI/pythia-1.4b")  # of another depth
+    assert judge_published(CLAIMS[one.claim], namesake).verdict == "NO_FIGURE"
 
 
 # Real models
@@ -294,7 +296,8 @@ def test_one_model_from_end_to_end(tmp_path: Path) -> None:
     again, other = (Session(planned(count), earlier) for count in (20, 24))
     assert again.is_resumed(again.measure(again.plan.tasks[0]))
     # Other requests are other inputs: nothing to resume.
-    assert not {other.plan.key(task) for task in other.plan.tasks} & {Key.of(one) for one in earlier}
+    keys = {task.target.key(task.claim, task.case, other.prompts) for task in other.plan.tasks}
+    assert not keys & {Key.of(one) for one in earlier}
 
 
 def test_number_of_requests_by_option() -> None:

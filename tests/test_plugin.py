@@ -8,16 +8,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from conftest import SMALL, Bench, read_lines
 
-from geometry_bench.labs import model as lab
-from geometry_bench.plugin import subject_of
-from geometry_bench.records.schema import ClaimVerdict
+from geometry_bench import judging
+from geometry_bench.api import load
+from geometry_bench.claims.registry import CLAIMS
+from geometry_bench.records.judgement import Answer, ClaimVerdict, Reason
+from geometry_bench.resources import data_root
 
 COSINES = "cross_tradition_cosine"
 TWO_CLAIMS = "test_tightest_pair or test_secular_divergence"
@@ -26,7 +27,7 @@ TWO_CLAIMS = "test_tightest_pair or test_secular_divergence"
 @pytest.fixture(autouse=True)
 def _noise(monkeypatch: pytest.MonkeyPatch) -> None:
     """A numerical noise of these tests' own: what is measured of it in the repository may change."""
-    monkeypatch.setattr("geometry_bench.run.run.noise_floor", lambda metric, dtype: 1e-5)
+    monkeypatch.setattr(judging, "noise_floor", lambda metric, dtype: 1e-5)
 
 
 @pytest.fixture(scope="session")
@@ -48,27 +49,14 @@ def ids(result: pytest.RunResult) -> list[str]:
     return [line.rsplit("::", 1)[1] for line in result.outlines if "::test_" in line and "[" in line]
 
 
-# --- collection ------------------------------------------------------------------------------------------------------
+# Collection
 
 
 def test_ids_are_stable_and_say_case_and_subject(bench: Bench, tiny: Path) -> None:
-    found = ids(bench("--collect-only", "-q", "-k", COSINES, models=(tiny,)))
+    found = ids(bench("--collect-only", "-q", "-k", f"{COSINES} or tightest_pair", models=(tiny,)))
     traditions = ("chenrezig", "tara", "agape", "rahma")
     expected = [f"{a}-{b}" for i, a in enumerate(traditions) for b in traditions[i + 1 :]]
-    assert found == [f"test_cross_tradition_cosine[{pair}@tiny]" for pair in expected]
-    assert ids(bench("--collect-only", "-q", "-k", "tightest_pair", models=(tiny,))) == ["test_tightest_pair[tiny]"]
-
-
-@pytest.mark.parametrize(
-    ("nodeid", "subject"),
-    [
-        ("f.py::test_x[a-b@org/name]", "org/name"),
-        ("f.py::test_x[org/name]", "org/name"),
-        ("f.py::test_other", "f.py::test_other"),
-    ],
-)
-def test_the_subject_of_an_id(nodeid: str, subject: str) -> None:
-    assert subject_of(nodeid) == subject
+    assert found == [*(f"test_cross_tradition_cosine[{pair}@tiny]" for pair in expected), "test_tightest_pair[tiny]"]
 
 
 def test_cases_are_grouped_by_subject_and_panels_come_last(bench: Bench, tiny: Path, edited: Path) -> None:
@@ -77,6 +65,25 @@ def test_cases_are_grouped_by_subject_and_panels_come_last(bench: Bench, tiny: P
     assert list(dict.fromkeys(subjects)) == ["tiny", "edited", "panel"]
     assert subjects == sorted(subjects, key=["tiny", "edited", "panel"].index)
     assert subjects.count("tiny") == subjects.count("edited") > 20
+
+
+def test_what_has_no_subject_is_skipped_with_what_would_supply_one(bench: Bench, tiny: Path, tmp_path: Path) -> None:
+    """Beside a model: no panel of one, no group, no family, no audit; nothing is recorded and no table is shown."""
+    chosen = "panel or universal or weights or audit"
+    found = bench("-k", chosen, "--results", tmp_path / "results", "-rs", models=(tiny,), files="")
+    without = [claim for claim in CLAIMS.values() if claim.scope != "model"]
+    found.assert_outcomes(skipped=len(without))
+    assert found.ret == 0
+    assert {claim.scope for claim in without} == {"group", "family", "panel", "publication"}
+    for words in (
+        "it needs several models: name some with --model or --family",
+        "it needs a group of models: give --group FILE, or several --model and --reference MODEL",
+        "it needs a family of checkpoints: give --family FILE, or --weights FILE for its weights alone",
+        "it is about a publication alone: see `geometry-bench audit`",
+    ):
+        assert words in found.stdout.str()
+    assert "geometric claims =" not in found.stdout.str()
+    assert not (tmp_path / "results").exists()
 
 
 COLLECT = """
@@ -93,8 +100,6 @@ sys.exit(code)
 def test_neither_torch_nor_transformers_is_imported_before_a_case_is_measured(
     what: str, tiny: Path, tmp_path: Path
 ) -> None:
-    from geometry_bench.resources import data_root
-
     (tmp_path / "test_other.py").write_text("def test_one_and_one():\n    assert 1 + 1 == 2\n")
     benchmarks = [
         "--collect-only",
@@ -106,14 +111,14 @@ def test_neither_torch_nor_transformers_is_imported_before_a_case_is_measured(
     arguments += ["-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
     heavy = ("torch", "transformers", "tokenizers")
     if not what.startswith("collecting"):  # every pytest run of an environment pays for what the plugin imports
-        heavy += ("numpy", "scipy", "pydantic")
+        heavy += ("scipy",)
     code = COLLECT.format(arguments=", ".join(map(repr, arguments)), heavy=heavy)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert ("geometry-bench:" in done.stdout) == what.startswith("collecting")
 
 
-# --- a run -----------------------------------------------------------------------------------------------------------
+# A run
 
 
 def test_header_summary_junit_and_records(bench: Bench, tiny: Path, tmp_path: Path) -> None:
@@ -123,9 +128,9 @@ def test_header_summary_junit_and_records(bench: Bench, tiny: Path, tmp_path: Pa
         *("-p", "no:benchmark", "--baselines", tmp_path / "base", "--alignment", f"{tiny}=DPO"),
         models=(tiny,),
     )
-    assert found.ret in (0, 1)
-    records = read_lines(results)
-    assert [r["claim"] for r in records] == ["compassion.secular_divergence", "compassion.tightest_pair"]
+    secular, tightest = measured = load(results).measurements
+    assert [one.key for one in measured] == ["compassion.secular_divergence", "compassion.tightest_pair"]
+    shown = f"{tightest.estimate.value:+.3f} ± {tightest.estimate.error:.3f}"  # type: ignore[union-attr]
     found.stdout.re_match_lines(
         [
             r"geometry-bench: tiny at sha256:\w{12}, 2 blocks × 16, dtype auto, device auto, alignment DPO",
@@ -134,124 +139,54 @@ def test_header_summary_junit_and_records(bench: Bench, tiny: Path, tmp_path: Pa
             r".* geometric claims .*",
             r"tiny \(sha256:\w{12}, 2 blocks × 16, float32, cpu, sdpa\)",
             r"claim +value +null +published +baseline +verdict",
-            rf"compassion.tightest_pair +{re.escape(value(records[1]))}.*NO_BASELINE.*",
+            rf"compassion.tightest_pair +{re.escape(shown)}.*NO_BASELINE.*",
             r"warning: NO_BASELINE: compassion.secular_divergence on tiny: no baseline is stored for this revision.*",
             r"records: .*records.jsonl",
         ]
     )
     cases = {case.get("name"): case for case in ElementTree.parse(junit).iter("testcase")}
     properties = {p.get("name"): p.get("value") for p in cases["test_tightest_pair[tiny]"].iter("property")}
-    assert properties == {
-        "claim": "compassion.tightest_pair",
-        "subject": "tiny",
-        "revision": records[1]["subject"]["revision"],
-        "value": properties["value"],
-        "null": properties["null"],
-        "verdict": records[1]["verdicts"]["claim"],
-        "verdict_published": "NO_FIGURE",
-        "verdict_baseline": "NO_BASELINE",
-    }
-    assert properties["value"] is not None
-    assert properties["value"].startswith(value(records[1]))
+    assert (properties["claim"], properties["subject"]) == (tightest.key, "tiny")
+    assert properties["revision"] == secular.subject.revision
+    assert (properties["value"] or "").startswith(shown)
     assert properties["null"]
+    assert {properties["verdict_published"], properties["verdict_baseline"]} == {"NO_FIGURE", "NO_BASELINE"}
 
 
-def value(record: dict[str, Any]) -> str:
-    estimate = record["estimates"]["corrected"]
-    return f"{estimate['value']:+.3f} ± {estimate['error']:.3f}"
-
-
-SPY = """
-import os
-from geometry_bench.records import files
-real = files.ResultsFile.append
-def append(self, record):
-    with open({log!r}, "a") as log:
-        log.write(os.environ.get("PYTEST_XDIST_WORKER", "controller") + "\\n")
-    real(self, record)
-files.ResultsFile.append = append
-"""
-
-
-def test_workers_measure_and_the_controller_alone_writes(
-    bench: Bench, pytester: pytest.Pytester, tiny: Path, edited: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log = tmp_path / "writers"
-    (pytester.path / "spy_on_writes.py").write_text(SPY.format(log=str(log)))
-    monkeypatch.setenv("PYTHONPATH", str(pytester.path))
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # this test may itself run in a worker
-    options = ("-k", TWO_CLAIMS, "--baselines", tmp_path / "base")
-    bench(*options, "--results", tmp_path / "alone", models=(tiny, edited))
-    shared = bench(
-        *(*options, "--results", tmp_path / "shared", "-n", "2", "-p", "spy_on_writes", "--activation-cache=off"),
-        models=(tiny, edited),
-        subprocess=True,
-    )
-    assert shared.ret in (0, 1), shared.stdout.str()
-    assert log.read_text().split() == ["controller"] * 4
-
-    def measured(folder: Path) -> dict[tuple[str, str], Any]:
-        lines = read_lines(folder)
-        found = {
-            (line["subject"]["id"], line["claim"]): {k: line[k] for k in ("estimates", "inputs")} for line in lines
-        }
-        assert len(found) == len(lines) == 4
-        return found
-
-    alone, together = measured(tmp_path / "alone"), measured(tmp_path / "shared")
-    for key, one in alone.items():
-        assert together[key]["inputs"] == one["inputs"]
-        for variant, estimate in one["estimates"].items():
-            other = together[key]["estimates"][variant]
-            assert other["value"] == pytest.approx(estimate["value"], abs=1e-6)
-            assert other["leave_one_out"] == pytest.approx(estimate["leave_one_out"], abs=1e-6)
-            assert other["null"] == pytest.approx(estimate["null"], abs=1e-6)
-
-
-def test_a_resumed_run_measures_nothing_again(
+def test_a_resumed_run_measures_nothing_again_and_judges_anew(
     bench: Bench, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The model is not loaded; the method that is declared now decides which sign is expected."""
     results = tmp_path / "results"
     options = ("--results", results, "--baselines", tmp_path / "base", "--activation-cache=off")
-    first = bench(*options, "-k", COSINES, models=(tiny,))
-    before = (results / "records.jsonl").read_text()
-    captured = lab.Lab._captured
+    signs = ("-k", f"{COSINES} or baseline_sign")
 
-    def refuse(*_: Any) -> None:
-        raise AssertionError("a forward pass")
+    def lines() -> list[str]:
+        return (results / "records.jsonl").read_text().splitlines()
 
-    monkeypatch.setattr("geometry_bench.labs.model.Lab._captured", refuse)
-    monkeypatch.setattr("geometry_bench.subjects.load.load", refuse)
-    again = bench(*options, "-k", COSINES, "--resume", models=(tiny,))
-    assert again.parseoutcomes() == first.parseoutcomes()
-    assert (results / "records.jsonl").read_text() == before
-    monkeypatch.undo()
-    monkeypatch.setattr("geometry_bench.labs.model.Lab._captured", captured)
-
-    bench(*options, "-k", f"{COSINES} or tightest_pair", "--resume", models=(tiny,))
-    after = (results / "records.jsonl").read_text()
-    assert after.startswith(before)
-    assert [json.loads(line)["claim"] for line in after[len(before) :].splitlines()] == ["compassion.tightest_pair"]
-
-
-# --- baselines -------------------------------------------------------------------------------------------------------
+    first = bench(*options, *signs, models=(tiny,))
+    before = lines()
+    assert load(results)["safety.baseline_sign"].judgement.claim.reason is Reason.ALIGNMENT_UNKNOWN
+    with monkeypatch.context() as patched:
+        patched.setattr("geometry_bench.subjects.load.load", lambda *_: pytest.fail("a model is loaded"))
+        again = bench(*options, *signs, "--resume", models=(tiny,))
+        assert (again.parseoutcomes(), lines()) == (first.parseoutcomes(), before)
+        bench(*options, *signs, "--resume", f"--alignment={tiny}=SFT", models=(tiny,))
+    signed = load(results)["safety.baseline_sign"]
+    assert signed.judgement.claim.reason is not Reason.ALIGNMENT_UNKNOWN
+    assert signed.measurement.subject.alignment == "SFT"
+    declared = lines()
+    assert declared[:7] == before
+    bench(*options, "-k", f"{COSINES} or tightest_pair", "--resume", f"--alignment={tiny}=SFT", models=(tiny,))
+    assert [json.loads(line)["claim"] for line in lines()[len(declared) :]] == ["compassion.tightest_pair"]
 
 
-def baseline_file(folder: Path) -> Path:
+# Baselines and exit codes
+
+
+def stored(folder: Path) -> Path:
     (path,) = folder.glob("*/*/*.json")
     return path
-
-
-def edit(path: Path, claim: str, **fields: Any) -> None:
-    content = json.loads(path.read_text())
-    for key, case in content["cases"].items():
-        if key.startswith(claim):
-            case.update(fields)
-    path.write_text(json.dumps(content))
-
-
-def verdicts(folder: Path) -> dict[str, str]:
-    return {f"{r['claim']}[{r['case']}]": r["verdicts"]["baseline"] for r in read_lines(folder)}
 
 
 def test_the_life_of_a_baseline(bench: Bench, tiny: Path, edited: Path, tmp_path: Path) -> None:
@@ -260,104 +195,51 @@ def test_the_life_of_a_baseline(bench: Bench, tiny: Path, edited: Path, tmp_path
 
     absent = bench(*options, models=(tiny,))
     absent.stdout.fnmatch_lines(["warning: NO_BASELINE: *chenrezig-tara* on tiny: no baseline is stored*"])
+    assert absent.ret == 0
     assert not base.exists()  # no run writes a baseline unasked
 
     bench(*options, "--baseline-update=new", models=(tiny,)).stdout.fnmatch_lines([f"baseline written: {base}/tiny/*"])
-    stored = baseline_file(base).read_text()
-    assert len(json.loads(stored)["cases"]) == 6
+    before = stored(base).read_text()
+    assert len(json.loads(before)["cases"]) == 6
 
-    same = bench(*options, "--results", tmp_path / "same", "--baseline-update=new", models=(tiny,))
+    same = bench(*options, "--baseline-update=new", models=(tiny,))
     assert same.ret == 0
-    assert set(verdicts(tmp_path / "same").values()) == {"MATCH"}
+    assert same.stdout.str().count(" MATCH ") == 6
     same.stdout.fnmatch_lines(["no baseline file needed a change"])
     assert "warning: NO_BASELINE" not in same.stdout.str()
-    assert baseline_file(base).read_text() == stored
 
-    other = bench(*options, "--results", tmp_path / "other", models=(edited,))
-    assert set(verdicts(tmp_path / "other").values()) == {"NO_BASELINE"}
-    assert other.ret in (0, 1)
-
-    moved = bench(*options, "--against", "tiny", "--results", tmp_path / "moved", models=(edited,))
+    moved = bench(*options, "--against", "tiny", models=(edited,))
     assert moved.ret == 1
-    answers = verdicts(tmp_path / "moved")
-    assert "REGRESSION" in answers.values()
-    assert set(answers.values()) <= {"REGRESSION", "DRIFT", "MATCH"}
-    assert moved.parseoutcomes()["failed"] >= list(answers.values()).count("REGRESSION")
+    assert moved.parseoutcomes()["failed"] >= moved.stdout.str().count(" REGRESSION ") > 0
     number = r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?"
     moved.stdout.re_match_lines(
         [
             rf"REGRESSION: .* on edited moved from its baseline: {number} -> {number}, difference {number} ± {number}, "
-            rf"p = {number} \(bound 0.002\), smallest change of interest {number}: beyond both"
+            rf"p = {number} \(of 6 compared; family-wise 0.01\), smallest change of interest {number}: beyond both"
         ]
     )
-    assert baseline_file(base).read_text() == stored
+    incomparable = bench(*options, "--against", "tiny", "--dtype=bfloat16", models=(edited,))
+    assert incomparable.ret == 2  # a comparison was asked for, and none was possible
+    assert "INCOMPARABLE: compassion.cross_tradition_cosine[chenrezig-tara] on edited: dtype is bfloat16 here" in (
+        incomparable.stdout.str()
+    )
+    assert stored(base).read_text() == before
 
 
-def test_replacing_and_dropping_need_a_reason(bench: Bench, tiny: Path, tmp_path: Path) -> None:
-    base = tmp_path / "base"
-    options = ("-k", COSINES, "--baselines", base)
-    for mode in ("changed", "trim", "new,changed"):
-        refused = bench(*options, f"--baseline-update={mode}", models=(tiny,))
-        assert refused.ret == pytest.ExitCode.USAGE_ERROR
-        assert "needs a reason" in refused.stderr.str()
-    unknown = bench(*options, "--baseline-update=all", models=(tiny,))
-    assert unknown.ret == pytest.ExitCode.USAGE_ERROR
-    assert "--baseline-update=all is not known" in unknown.stderr.str()
-    assert not base.exists()
-
-    bench(*options, "--baseline-update=new", models=(tiny,))
-    content = json.loads(baseline_file(base).read_text())
-    content["cases"]["compassion.gone[x]"] = next(iter(content["cases"].values()))
-    content["cases"]["compassion.cross_tradition_cosine[tara-agape]"]["estimates"]["corrected"]["value"] = 0.123
-    baseline_file(base).write_text(json.dumps(content))
-    reason = ("--baseline-update=changed,trim", "--update-reason", "the weights were mended")
-    bench("-k", f"{COSINES} and tara-agape", "--baselines", base, *reason, models=(tiny,))
-    cases = json.loads(baseline_file(base).read_text())["cases"]
-    assert len(cases) == 6
-    reasons = {key: case["reason"] for key, case in cases.items()}
-    assert reasons.pop("compassion.cross_tradition_cosine[tara-agape]") == "the weights were mended"
-    assert set(reasons.values()) == {"first measurement"}
-
-
-def test_known_failures_flips_and_unknown_failures(
-    bench: Bench, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base = tmp_path / "base"
-    options = ("-k", TWO_CLAIMS, "--baselines", base, "-rx")
-
-    def judged(verdict: str) -> None:
-        monkeypatch.setattr("geometry_bench.run.run.judge_claim", lambda *_: (ClaimVerdict(verdict), "as planted"))
-
-    judged("FAILS")
+def test_known_and_unknown_failures(bench: Bench, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("-k", "test_tightest_pair", "--baselines", tmp_path / "base", "-rx")
+    planted = Answer(ClaimVerdict.FAILS, Reason.CHECKED, {"sentence": "as planted"})
+    monkeypatch.setattr(judging, "judge_claim", lambda *_: planted)
     unknown = bench(*options, models=(tiny,))
-    assert (unknown.ret, unknown.parseoutcomes()["failed"]) == (1, 2)
-    unknown.stdout.fnmatch_lines(["the claim does not hold: compassion.secular_divergence on tiny: as planted"])
-
+    assert (unknown.ret, unknown.parseoutcomes()["failed"]) == (1, 1)
+    unknown.stdout.fnmatch_lines(["the claim does not hold: compassion.tightest_pair on tiny: as planted"])
     bench(*options, "--baseline-update=new", "--update-reason", "a known weakness", models=(tiny,))
     known = bench(*options, models=(tiny,))
-    assert (known.ret, known.parseoutcomes()["xfailed"]) == (0, 2)
+    assert (known.ret, known.parseoutcomes()["xfailed"]) == (0, 1)
     known.stdout.fnmatch_lines(["*FAILS here: as planted (baseline FAILS: a known weakness)*"])
 
-    judged("HOLDS")
-    flipped = bench(*options, models=(tiny,))
-    assert (flipped.ret, flipped.parseoutcomes()["failed"]) == (1, 2)
-    flipped.stdout.fnmatch_lines(["verdict flipped: * on tiny was FAILS in the baseline and now HOLDS: as planted"])
 
-    edit(baseline_file(base), "compassion.tightest_pair", claim_version=0)
-    stale = bench(*options, models=(tiny,))
-    assert stale.parseoutcomes() == {"failed": 1, "passed": 1, "deselected": flipped.parseoutcomes()["deselected"]}
-    stale.stdout.fnmatch_lines(["warning: STALE: compassion.tightest_pair on tiny: the claim is now version*"])
-
-
-def test_another_dtype_is_incomparable(bench: Bench, tiny: Path, tmp_path: Path) -> None:
-    options = ("-k", "test_secular_divergence", "--baselines", tmp_path / "base")
-    bench(*options, "--baseline-update=new", models=(tiny,))
-    found = bench(*options, "--dtype=bfloat16", "--results", tmp_path / "results", models=(tiny,))
-    assert list(verdicts(tmp_path / "results").values()) == ["INCOMPARABLE"]
-    found.stdout.fnmatch_lines(["warning: INCOMPARABLE: * dtype is bfloat16 here, float32 in the baseline"])
-
-
-def test_a_model_without_template_or_system_role_is_measured_and_says_so(bench: Bench, tmp_path: Path) -> None:
+def test_a_model_without_template_is_measured_and_says_so(bench: Bench, tmp_path: Path) -> None:
     from models import tiny_model
 
     plain = tiny_model("llama", tmp_path, name="plain", chat_template=None, **SMALL)

@@ -19,10 +19,11 @@ from safetensors.torch import load_file, save_file
 
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.subjects import hashing, settings, spec
-from geometry_bench.subjects.blocks import block_output, find_backbone, find_blocks
+from geometry_bench.subjects.blocks import find_backbone, find_blocks
 from geometry_bench.subjects.load import load
 from geometry_bench.subjects.selfcheck import self_check
 from geometry_bench.subjects.spec import SubjectSpec, resolve
+from geometry_bench.subjects.streams import block_output
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ROOT = Path(__file__).parents[1]
@@ -103,7 +104,9 @@ def test_no_or_two_block_lists_are_refused() -> None:
     from torch import nn
 
     model = random_model("llama")
-    model.model.second = nn.ModuleList(nn.Linear(32, 32) for _ in range(4))
+    model.model.norms = nn.ModuleList(nn.Linear(32, 32) for _ in range(4))
+    assert len(find_blocks(model)) == 4, "plain layers are no blocks"
+    model.model.second = nn.ModuleList(nn.Sequential(nn.Linear(32, 32)) for _ in range(4))
     with pytest.raises(GeometryBenchError, match=r"several lists of 4 blocks \(model.layers, model.second\)"):
         find_blocks(model)
     model.config.num_hidden_layers = 7
@@ -356,7 +359,6 @@ def test_auto_dtype_and_explicit_dtypes(tmp_path: Path, monkeypatch: pytest.Monk
     assert load(SubjectSpec(str(half))).dtype == "float32"
     assert load(SubjectSpec(str(half), dtype="bf16")).dtype == "bfloat16"
     assert load(SubjectSpec(str(half), dtype="float64")).dtype == "float64"
-    assert settings.dtype_of(SubjectSpec(str(half)), half, torch.device("cuda")) is torch.bfloat16
     monkeypatch.setattr(settings, "FLOAT32_LIMIT", 1000)
     assert load(SubjectSpec(str(half))).dtype == "bfloat16"
     assert "Unknown dtype 'int3'" in refused(half, dtype="int3")

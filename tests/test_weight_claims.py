@@ -27,6 +27,7 @@ from geometry_bench.run.plan import plan
 from geometry_bench.run.request import Request, Settings
 from geometry_bench.subjects.families import load_family
 from geometry_bench.updates.store import Store
+from geometry_bench.updates.sweep import common_names
 
 Delta = Callable[[str, np.random.Generator, tuple[int, ...]], np.ndarray]
 BLOCKS = 5
@@ -189,6 +190,16 @@ def test_leaving_a_block_out_is_measuring_without_it(unrelated: FamilyLab) -> No
     published = measure("weights.mso_above_random", unrelated, "useful-harmful", "published")
     assert published.n == len(percentile_layers(BLOCKS))
     assert [percentile_layers(layers) for layers in (28, 16, 2)] == [(19, 22, 23), (11, 12, 13), (1,)]
+
+
+def test_the_published_energy_is_pooled_over_all_matrices(unrelated: FamilyLab) -> None:
+    updates, kept, total = unrelated.updates("aligned"), 0.0, 0.0
+    for name in common_names(updates, dimensions=2):
+        axis, delta = (updates[label].delta(name).astype(np.float64) for label in (ALIGNMENT, "useful"))
+        top = np.linalg.svd(axis)[0][:, : round(min(axis.shape) / 2)]
+        kept, total = kept + np.sum((top.T @ delta) ** 2), total + np.sum(delta**2)
+    published = measure("weights.energy_linear", unrelated, "useful", "published")
+    assert published.curves["top"].y[SHARES.index(0.5)] == pytest.approx(kept / total, abs=1e-6)
 
 
 def test_the_embedded_family_is_measured_with_every_role() -> None:

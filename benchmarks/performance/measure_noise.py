@@ -10,6 +10,7 @@ noise. Nothing else changes: it is all arithmetic.
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
@@ -59,6 +60,7 @@ def values(request: Request, capture: CaptureSettings, threads: int) -> Values:
     """Corrected values and leave-one-out values of every case, under one setting."""
     laid_out = plan(replace(request, settings=Settings(capture=capture, cache=False)))
     prompts = replace(laid_out.prompts, pack=few_controls(laid_out.prompts.pack))
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # so that the run leaves the number of threads as it is here
     torch.set_num_threads(threads)
     found: dict[tuple[str, str, str], float] = {}
     with threadpool_limits(threads):

@@ -31,8 +31,8 @@ sources = tuple((role, f"{folder}/{role}.jsonl") for role in claims.SETS)
 spec = SubjectSpec(model)
 lab = Lab(spec, resolve(spec), load_pack(), CaptureSettings(progress=False), requests=RequestSettings(count, 0, sources))
 estimate = claims.mso_above_random(lab, Case("harmful-harmful"))["corrected"]
-assert [claims.grouped(lab, name).prompts for name in claims.SETS] == [count] * 3
-assert len(claims.grouped(lab, claims.USEFUL).blocks) == lab.layers
+assert [claims.grouped(lab, name, "corrected").prompts for name in claims.SETS] == [count] * 3
+assert len(claims.grouped(lab, claims.USEFUL, "corrected").blocks) == lab.layers
 (peak,) = (line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(json.dumps({"peak": 1024 * int(peak), "value": estimate.value}))
 """

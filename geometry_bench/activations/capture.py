@@ -209,8 +209,6 @@ def _forward(
     """
     import torch
 
-    from geometry_bench.subjects.blocks import block_output
-
     device = _input_device(subject)
     beginning, prompts, length = prompts[0][:prefix], [ids[prefix:] for ids in prompts], length - prefix
     lengths = [len(ids) for ids in prompts]
@@ -232,7 +230,7 @@ def _forward(
     pooled: list[torch.Tensor] = []
 
     def read(layer: int, output: Any) -> None:
-        hidden = block_output(output)
+        hidden = subject.residual_stream(layer, output)
         if tuple(hidden.shape) != expected or len(pooled) != layer:
             raise GeometryBenchError(
                 f"Block {layer} of {subject.identity.name} returned {tuple(hidden.shape)} as output {len(pooled)} of "
@@ -269,18 +267,18 @@ def _may_share(
 ) -> bool:
     """Whether this model answers the same where a common beginning is computed once.
 
-    Models keep keys and values in ways of their own (windows, recurrent states), so the first shared batch's first
-    prompt is also computed in one piece.
+    Models keep keys and values in ways of their own (windows, recurrent states, sparse attention), so the first shared
+    batch's first two prompts are also computed each in one piece.
     """
     first = next((batch for batch in batches if batch.prefix), None)
     if first is None:
         return True
-    row = [distinct[first.rows[0]]]
+    rows = [distinct[row] for row in first.rows[:2]]
     with subject.measuring():
-        whole = _forward(subject, row, len(row[0]), "right", poolings)
+        whole = np.concatenate([_forward(subject, [row], len(row), "right", poolings) for row in rows], axis=1)
         try:
-            shared = _forward(subject, row, len(row[0]), "right", poolings, first.prefix)
-        except (TypeError, ValueError, AttributeError, NotImplementedError, IndexError):
+            shared = _forward(subject, rows, max(map(len, rows)), "right", poolings, first.prefix)
+        except (TypeError, ValueError, AttributeError, NotImplementedError, IndexError, RuntimeError):
             shared = np.full_like(whole, np.nan)  # this architecture takes no keys and values of that kind
     loose = 1e-4 if subject.dtype in ("float32", "float64") else 5e-2
     scale = np.abs(whole).max(axis=-1, keepdims=True)

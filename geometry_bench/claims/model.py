@@ -45,7 +45,8 @@ class Claim:
 
     ``measure`` takes the lab of its ``scope`` (``Lab``, ``GroupLab``, ``FamilyLab``, ``Panel`` or ``Publication``) and a
     case and returns an estimate for each variant; it raises ``NotApplicableError`` where a subject lacks what it needs.
-    ``requires`` names the prompts that it is measured on. ``reported`` reads or derives the source's value for a published
+    ``requires`` names the prompts that it is measured on, ``published_requires`` those of the published variant where they
+    are read in another way. ``reported`` reads or derives the source's value for a published
     subject. ``smallest_change`` is the smallest difference between two subjects, in units of the value, that would matter
     to a user. ``reads`` names the claims whose measurements a panel takes. ``per_member`` adds a case for each member of a
     group, or for each but the reference.
@@ -60,6 +61,7 @@ class Claim:
     version: int = 1
     scope: Scope = "model"
     requires: Requirements = NO_PROMPTS
+    published_requires: Requirements | None = None
     cases: tuple[Case, ...] = (Case(),)
     criterion: Criterion = field(default_factory=Above)
     published_criterion: Criterion | None = field(default_factory=lambda: Above(beyond_null=False))

@@ -142,9 +142,3 @@ def _classes(lab: Lab, names: tuple[str, str], pooling: Pooling) -> Classes:
         states=np.concatenate([safe.states[pooling], harmful.states[pooling]]),
         lengths=np.array([*safe.lengths, *harmful.lengths], dtype=np.int64),
     )
-
-
-def notes(lab: Lab, sets: Sequence[str]) -> list[str]:
-    """Circumstances of the prompts that a reader of the value must know."""
-    cut = sum(lab.requests(name, rendering="text").truncated for name in sets)
-    return [f"{cut} requests shortened to fit the model's context"] if cut else []

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from tabulate import tabulate
+
+from geometry_bench.cli.text import AsJson, print_table
 
 cache_app = typer.Typer(help="The caches of activations and decompositions: list and clear them.", no_args_is_help=True)
 
@@ -15,7 +16,7 @@ _CacheDir = Annotated[Path | None, typer.Option("--activation-cache", help="Fold
 
 
 @cache_app.command("list")
-def cache_list(activation_cache: _CacheDir = None) -> None:
+def cache_list(activation_cache: _CacheDir = None, as_json: AsJson = False) -> None:
     """List the captures in the activation cache, and count the decompositions of weight updates beside it."""
     from geometry_bench.activations.cache import Cache
     from geometry_bench.updates.store import Store
@@ -23,16 +24,17 @@ def cache_list(activation_cache: _CacheDir = None) -> None:
     cache = Cache(activation_cache)
     names = ("subject", "pooling", "prompts", "layers", "width", "created")
     entries = cache.entries()[::-1]
-    if entries:
-        rows = [
-            (*(entry.facts.get(name, "unreadable")[:40] for name in names), f"{entry.size / 1e6:.1f} MB")
-            for entry in entries
-        ]
-        typer.echo(tabulate(rows, (*names, "size")))
-    typer.echo(f"{len(entries)} captures in {cache.root}")
+    rows = [
+        (*(entry.facts.get(name, "unreadable")[:40] for name in names), f"{entry.size / 1e6:.1f} MB")
+        for entry in entries
+    ]
     store = Store(activation_cache)
     sizes = [entry.size for entry in store.entries()]
-    typer.echo(f"{len(sizes)} decompositions ({sum(sizes) / 1e6:.1f} MB) in {store.root}")
+    counts = (
+        f"{len(entries)} captures in {cache.root}\n"
+        f"{len(sizes)} decompositions ({sum(sizes) / 1e6:.1f} MB) in {store.root}"
+    )
+    print_table((*names, "size"), rows, as_json=as_json, wraps=("subject", "pooling"), below=counts)
 
 
 @cache_app.command("clear")

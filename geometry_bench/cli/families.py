@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from tabulate import tabulate
 
+from geometry_bench.cli.text import AsJson, print_table
 from geometry_bench.errors import GeometryBenchError
 
 family_app = typer.Typer(
@@ -78,12 +78,12 @@ def family_build(
 @family_app.command("show")
 def family_show(
     manifest: Annotated[Path, typer.Argument(help="A family.toml, or the folder that holds one.", metavar="MANIFEST")],
+    as_json: AsJson = False,
 ) -> None:
     """Print a family's members: role, what each starts from, how it was made, where it is."""
     from geometry_bench.subjects.families import load_family
 
     family = load_family(manifest)
-    typer.echo(f"{family.name}" + (f", recipe {family.recipe}" if family.recipe else ""))
     rows = [
         (
             member.name,
@@ -96,6 +96,6 @@ def family_show(
         )
         for member in family.members
     ]
-    typer.echo(
-        tabulate(rows, ("member", "role", "from", "method", "alignment", "model", "weights"), disable_numparse=True)
-    )
+    headers = ("member", "role", "from", "method", "alignment", "model", "weights")
+    title = family.name + (f", recipe {family.recipe}" if family.recipe else "")
+    print_table(headers, rows, as_json=as_json, wraps=("model",), above=title)

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from tabulate import tabulate
 
-from geometry_bench.cli.text import wrapped
+from geometry_bench.cli.text import AsJson, print_table
 from geometry_bench.errors import GeometryBenchError
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ _Baselines = Annotated[
 
 
 @baseline_app.command("list")
-def baseline_list(baselines: _Baselines = None) -> None:
+def baseline_list(baselines: _Baselines = None, as_json: AsJson = False) -> None:
     """List stored baselines: subject, revision, settings, cases, file."""
     from geometry_bench.records.baselines import BaselineStore
 
@@ -103,14 +102,15 @@ def baseline_list(baselines: _Baselines = None) -> None:
         )
         for found in BaselineStore.beside(baselines).all()
     ]
-    typer.echo(
-        tabulate(rows, ("subject", "revision", "settings", "cases", "file")) if rows else "no baselines are stored"
-    )
+    headers = ("subject", "revision", "settings", "cases", "file")
+    print_table(headers, rows, as_json=as_json, wraps=("file",), below="" if rows else "no baselines are stored")
 
 
 @baseline_app.command("show")
 def baseline_show(
-    subject: Annotated[str, typer.Argument(help="Subject as `baseline list` prints it.")], baselines: _Baselines = None
+    subject: Annotated[str, typer.Argument(help="Subject as `baseline list` prints it.")],
+    baselines: _Baselines = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print one subject's stored values, verdicts and the reasons given when they were stored."""
     from geometry_bench.judging import judge_run
@@ -123,11 +123,11 @@ def baseline_show(
         raise GeometryBenchError(
             f"No baseline is stored for {subject}: stored are {', '.join(store.names()) or 'none'}."
         )
+    headers = ("case", "value", "null", "verdict", "reason stored")
     for found in stored:
-        typer.echo(f"{found.path}")
         rows = []
         for one in judge_run(found.baseline.measurements()):
             estimate, note = one.measurement.estimate, found.baseline.cases[one.measurement.key].reason
             verdict = str(one.claim.verdict)
-            rows.append((one.measurement.key, value_text(estimate), null_text(estimate), verdict, wrapped(note, 30)))
-        typer.echo(tabulate(rows, ("case", "value", "null", "verdict", "reason stored"), disable_numparse=True))
+            rows.append((one.measurement.key, value_text(estimate), null_text(estimate), verdict, note))
+        print_table(headers, rows, as_json=as_json, wraps=("reason stored",), above=str(found.path))

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from tabulate import tabulate
 
+from geometry_bench.cli.text import AsJson, print_table
 from geometry_bench.errors import GeometryBenchError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def updates(
     ] = None,
     end: Annotated[str, typer.Option("--to", help="Member that it leads to.", metavar="MEMBER")] = "aligned",
     rank: Annotated[bool, typer.Option(help="Compute ranks, which takes a decomposition of each matrix.")] = True,
+    as_json: AsJson = False,
 ) -> None:
     """Print the difference of two members of a family, tensor by tensor: state, norm, relative norm, rank at 99 % energy.
 
@@ -84,11 +85,11 @@ def updates(
         )
         for report in reports
     ]
-    typer.echo(
-        tabulate(rows, ("tensor", "shape", "state", "norm", "relative", "rank 99 %", "note"), disable_numparse=True)
-    )
+    headers = ("tensor", "shape", "state", "norm", "relative", "rank 99 %", "note")
     changed = sum(bool(report.norm) for report in reports)
-    typer.echo(f"\n{changed} of {len(reports)} tensors differ between {update.start.name} and {update.end.name}")
+    said = f"\n{changed} of {len(reports)} tensors differ between {update.start.name} and {update.end.name}"
+    said += f"\n{update.left_out}" if update.left_out else ""
+    print_table(headers, rows, as_json=as_json, wraps=("note",), below=said)
 
 
 def project(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,6 @@ from geometry_bench.labs.memo import Memo, remembered
 from geometry_bench.records.facts import WeightInputs
 from geometry_bench.storage import digest_lines
 from geometry_bench.subjects.families import CONTROL, Family, Member
-from geometry_bench.updates.checkpoint import layer_of
 from geometry_bench.updates.store import Store
 from geometry_bench.updates.sweep import TensorSweep, common_names, sweep
 from geometry_bench.updates.update import Update, member_for, update_between
@@ -39,9 +39,10 @@ STARTS: Mapping[str, str] = {"aligned": "aligned", "safety": "safety_tuned", "dp
 """What fine-tunes start from, by the role whose update is the alignment."""
 
 
-def family_inputs(members: Iterable[str]) -> WeightInputs:
-    """What a record says of updates, which have no prompts: which members they are between, and the grids."""
-    return WeightInputs(hash=digest_lines([f"{SHARES} {THRESHOLDS} {sorted(members)}"]))
+def family_inputs(members: Iterable[str], notes: Iterable[str] = ()) -> WeightInputs:
+    """What a record says of updates, which have no prompts: which members they are between, the grids, what is
+    left out."""
+    return WeightInputs(hash=digest_lines([f"{SHARES} {THRESHOLDS} {sorted(members)}"]), notes=list(notes))
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,19 @@ class FamilyLab(Memo):
         return {label: update_between(self.family, *pair) for label, pair in self.members(start).items()}
 
     @remembered
+    def notes(self) -> tuple[str, ...]:
+        """What claims on weights leave out of each update, with its share of ‖Δ‖²."""
+        found: dict[str, None] = {}
+        for start in STARTS:
+            with suppress(GeometryBenchError):  # told by the claims about that start
+                found |= {
+                    f"{update.name}: {update.left_out}": None
+                    for update in self.updates(start).values()
+                    if update.left_out
+                }
+        return tuple(found)
+
+    @remembered
     def readings(self, start: str) -> tuple[Reading, ...]:
         """Every matrix that all updates about a start change.
 
@@ -162,7 +176,7 @@ class FamilyLab(Memo):
             moved |= {label for label, spectrum in one.spectra.items() if spectrum.rank}
             if all(pair in one.overlaps for pair in pairs):
                 heads = list(updates[ALIGNMENT].end.tied.values())
-                readings.append(_reading(one, 1 + heads.count(one.name)))
+                readings.append(_reading(one, updates[ALIGNMENT].pairs[one.name].layer, 1 + heads.count(one.name)))
         for label, (first, last) in self.members(start).items():
             if label not in moved:
                 raise GeometryBenchError(
@@ -194,7 +208,7 @@ class FamilyLab(Memo):
         return tqdm(names, desc=label, unit="matrix", file=sys.stderr, disable=not shown, leave=False)
 
 
-def _reading(one: TensorSweep, uses: int) -> Reading:
+def _reading(one: TensorSweep, layer: int | None, uses: int) -> Reading:
     energy: dict[tuple[str, Rule], Curves] = {}
     rules: tuple[Rule, ...] = ("round", "floor")
     controlled = (ALIGNMENT, CONTROL) in one.overlaps
@@ -217,7 +231,7 @@ def _reading(one: TensorSweep, uses: int) -> Reading:
     about |= {pair: overlap for pair, overlap in one.overlaps.items() if pair == TASKS or CONTROL in pair}
     return Reading(
         one.name,
-        layer_of(one.name),
+        layer,
         one.spectra[ALIGNMENT].rank,
         energy,
         {pair: overlap.mso(THRESHOLDS) for pair, overlap in about.items()},

@@ -138,7 +138,7 @@ class Lab(Memo):
     @property
     def layers(self) -> int:
         """Number of decoder blocks."""
-        return self.identity.layers
+        return self.subject.n_layers
 
     def conditions(self, messages: str) -> dict[str, str]:
         """Every condition measured on a message set: name -> system text.
@@ -267,7 +267,7 @@ class Lab(Memo):
         Raises:
             GeometryBenchError: the set cannot be read, or a prompt is too short for a pooling.
         """
-        drawn, every, width = self.request_settings.load(name), range(self.layers), self.identity.width
+        drawn, every, width = self.request_settings.load(name), range(self.layers), self.subject.width
 
         def size(blocks: Sequence[int], dealt: int) -> int:
             return len(poolings) * dealt * Folding.size(-(-len(drawn) // dealt), len(blocks), width)
@@ -319,14 +319,16 @@ class Lab(Memo):
         )
 
     @remembered
-    def inputs(self, required: Requirements) -> PromptInputs:
-        """What a record says of the prompts behind a value."""
+    def inputs(self, required: Requirements, published: Requirements | None = None) -> PromptInputs:
+        """What a record says of the prompts behind a value, in the corrected variant unless both read them alike."""
         chat, messages, sets = self.subject.chat, required.messages, required.sets
         of_messages = [sorted(self.encoded(name, "corrected").items()) for name in messages]
         prompts = [prompt for conditions in of_messages for _, encoded in conditions for prompt in encoded]
         prompts += [prompt for name in sets for prompt in self.encoded_requests(name, required.rendering)]
         in_chat = bool(messages) or not sets or required.rendering == "chat"  # else no template has touched the prompts
-        read = [*(["last"] if messages or not sets else []), *(p.name for p in (*required.poolings, *required.placed))]
+        read = [*(["last"] if messages or not sets else []), *required.named()]
+        if published is not None:
+            read = [f"corrected {', '.join(read)}", f"published {published.rendering} {', '.join(published.named())}"]
         return PromptInputs(
             hash=required.inputs_hash(self.pack, self.request_settings),
             pack=self.pack.id if messages or not sets else REQUESTS,

@@ -40,6 +40,10 @@ class Requirements:
     poolings: tuple[Pooling, ...] = ()
     placed: tuple[Pooling, ...] = ()
 
+    def named(self) -> list[str]:
+        """Names of the poolings."""
+        return [pooling.name for pooling in (*self.poolings, *self.placed)]
+
     def inputs_hash(self, pack: Pack, settings: RequestSettings) -> str:
         """Content hash of all prompts, known before any model is loaded: the pack's own where no requests are read."""
         if not self.sets:

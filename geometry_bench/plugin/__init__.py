@@ -67,7 +67,6 @@ def pytest_configure(config: pytest.Config) -> None:
         from geometry_bench.plugin import distributed
 
         config.pluginmanager.register(distributed, "geometry-bench-distributed")
-        distributed.group_by_mark(config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -84,9 +83,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             raise pytest.Collector.CollectError(f"geometry-bench: {error}") from None
         return
     parameters = [pytest.param(one, id=f"no {claim.scope}") for one in plan.missing if one.claim.id == claim.id]
-    parameters += [
-        pytest.param(task, id=task.id, marks=pytest.mark.xdist_group(task.target.id)) for task in plan.of(claim)
-    ]
+    parameters += [pytest.param(task, id=task.id) for task in plan.of(claim)]
     metafunc.parametrize("geometry_task", parameters)
 
 

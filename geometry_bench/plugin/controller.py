@@ -47,7 +47,7 @@ def bench_of(config: pytest.Config) -> Bench:
 def defer(item: pytest.Item, place: tuple[str, str]) -> None:
     """Remember a case for the controller; from a worker it travels when the worker ends."""
     deferred = item.config.stash.setdefault(DEFERRED, [])
-    deferred.append([item.nodeid.partition("]@")[0].removesuffix("]") + "]", list(item.location), list(place)])
+    deferred.append([item.nodeid, list(item.location), list(place)])
     if is_worker(item.config):
         item.config.workeroutput[ATTRIBUTE] = deferred  # type: ignore[attr-defined]
 

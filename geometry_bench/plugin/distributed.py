@@ -1,34 +1,29 @@
-"""Under xdist, cases of one subject go to one worker, so that its model is loaded once: marks ``xdist_group``."""
+"""Under xdist, cases of one subject go to one worker, so that its model is loaded once."""
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import pytest
 
-GROUPED = "geometry_grouped"
-
-
-def group_by_mark(config: pytest.Config) -> None:
-    """In a worker: do as ``--dist loadgroup`` does where the controller says so."""
-    if getattr(config, "workerinput", {}).get(GROUPED):
-        config.option.loadgroup = True
-
-
-def _grouped(config: pytest.Config) -> bool:
-    """Whether ``-n`` alone was given, for what looks like benchmarks; other runs are left as they are."""
-    return config.getvalue("dist") == "load" and any("benchmarks" in str(argument) for argument in config.args)
-
-
-def pytest_configure_node(node: Any) -> None:
-    """Tell a worker."""
-    node.workerinput[GROUPED] = _grouped(node.config)
+from geometry_bench.plugin.controller import bench_of
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """The scheduler of ``--dist loadgroup``."""
-    if not _grouped(config):
+    """A scheduler by subject where ``-n`` alone was given, for what looks like benchmarks; other runs keep theirs."""
+    if config.getvalue("dist") != "load" or not any("benchmarks" in str(argument) for argument in config.args):
         return None
-    from xdist.scheduler import LoadGroupScheduling  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
-    return LoadGroupScheduling(config, log)
+    class BySubject(LoadScopeScheduling):  # type: ignore[misc, unused-ignore]
+        """Of xdist's own schedulers the one by marks writes into node ids, which pytest 9.2 keeps from being changed."""
+
+        @cached_property
+        def _subjects(self) -> dict[str, str]:
+            return {task.id: task.target.id for task in bench_of(config).plan.tasks}
+
+        def _split_scope(self, nodeid: str) -> str:
+            return self._subjects.get(nodeid.partition("[")[2].removesuffix("]"), nodeid)
+
+    return BySubject(config, log)

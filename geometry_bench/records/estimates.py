@@ -44,10 +44,15 @@ class Null(Frozen):
     percentile: float = Field(description="share of draws below the value, 0 to 100")
 
     @classmethod
-    def of(cls, name: str, draws: Any, value: float) -> Null:
-        """Summarise draws (draws,) of a null distribution and place ``value`` in it; undefined draws are left out."""
+    def of(cls, name: str, draws: Any, value: float) -> Null | None:
+        """Summarise draws (draws,) of a null distribution and place ``value`` in it.
+
+        Undefined draws are left out; None where fewer than two are defined.
+        """
         draws = np.asarray(draws, dtype=np.float64)
         draws = draws[np.isfinite(draws)]
+        if len(draws) < 2:
+            return None
         low, high = np.quantile(draws, [0.05, 0.95])
         return cls(
             name=name,

@@ -92,6 +92,10 @@ class ModelFacts(_Settings):
     role: str | None = None
     parent: str | None = None
 
+    def comparability(self) -> dict[str, Any]:
+        """Number format, kernel, quantisation, and how many blocks are run."""
+        return {**super().comparability(), "layers": self.layers}
+
     @property
     def settings(self) -> str:
         """What a baseline file is named after: dtype, attention kernel, quantisation, adapter."""
@@ -238,6 +242,7 @@ class WeightInputs(_Inputs):
     """Weights: the grids on which they are compared, and between which members."""
 
     kind: Literal["weights"] = "weights"
+    notes: list[str] = Field(default_factory=list, description="what claims leave out of the updates")
 
 
 class PublicationInputs(_Inputs):

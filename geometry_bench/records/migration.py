@@ -44,8 +44,10 @@ def parse(model: type[Model], text: str, where: str, complete: Callable[[Data], 
     except ValidationError as error:
         first = error.errors()[0]
         place, fault = ".".join(str(part) for part in first["loc"]), first["msg"]
-    except (KeyError, TypeError, AttributeError) as error:
-        place, fault = str(error), "missing or of another kind"
+    except KeyError as error:
+        place, fault = str(error.args[0]), "missing"
+    except (TypeError, AttributeError) as error:
+        place, fault = "its outline", str(error)
     raise GeometryBenchError(
         f"{where} is damaged at '{place}' ({fault}): restore it from version control or delete it."
     )

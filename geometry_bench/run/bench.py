@@ -51,6 +51,9 @@ class Bench:
         self.results = ResultsFile(self.output.results) if self.output.results else None
         store = BaselineStore.beside(self.output.baselines)
         self.baselines = StoredBaselines(store, against_of(self.output.against, store, self.plan))
+        for target in {task.target.id: task.target for task in self.plan.tasks}.values():
+            found = self.baselines.of(target.name, target.revision, target.is_joint)
+            _ = found and found.baseline  # a damaged one is told before anything is measured
         self.session = Session(self.plan, self._earlier())
         self.measurements: list[Measurement] = []
         self.chosen: frozenset[tuple[str, str]] | None = None
@@ -74,6 +77,7 @@ class Bench:
     def write(self, measurement: Measurement, *, resumed: bool = False) -> None:
         """Keep a measurement, and write it unless it is in the results file already."""
         self.measurements.append(measurement)
+        self.session.know(measurement)
         if self.results is not None and not resumed:
             self.results.write(measurement)
 
@@ -91,8 +95,10 @@ class Bench:
         return exit_code(judged, self.output.update, faults=faults, comparing=comparing, require=require)
 
     def judgements(self) -> list[Judgement]:
-        """All of them, judged together."""
-        return judge_run(self.measurements, self.baselines, self.plan.claims)
+        """All of them, judged together, in the plan's order whoever measured them."""
+        order = {task.place: number for number, task in enumerate(self.plan.tasks)}
+        measurements = sorted(self.measurements, key=lambda one: order[one.key, one.subject.id])
+        return judge_run(measurements, self.baselines, self.plan.claims)
 
     def update_baselines(self) -> list[Path]:
         """Store what ``--baseline-update`` asks for; returns the files that changed."""

@@ -47,7 +47,9 @@ class Session:
         self._earlier = {Key.of(one): one for one in earlier}
         self._done: dict[tuple[str, str], Measurement] = {}
         self._resumed: set[tuple[str, str]] = set()
-        self._wanted = Wanted.by(task.claim.requires for task in plan.tasks)
+        claims = {task.claim.id: task.claim for task in plan.tasks}.values()
+        asked = (one for claim in claims for one in (claim.requires, claim.published_requires))
+        self._wanted = Wanted.by(one for one in asked if one is not None)
         self._held: Lab | None = None
         self._kept: dict[Hashable, Any] = {}
         self._failed: set[str] = set()
@@ -78,6 +80,10 @@ class Session:
         else:
             self._resumed.add(task.place)
         self._done[task.place] = measurement
+
+    def know(self, measurement: Measurement) -> None:
+        """Have a measurement that a worker made, for what is computed from it."""
+        self._done.setdefault((measurement.key, measurement.subject.id), measurement)
 
     def is_resumed(self, measurement: Measurement) -> bool:
         """Whether the measurement is unchanged in the file that it came from."""

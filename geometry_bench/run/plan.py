@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from geometry_bench.claims.model import Case, Claim, Scope
+from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.claims.requests import Labelled
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.prompts.pack import load_pack
@@ -76,7 +77,10 @@ class Missing:
 
 @dataclass(frozen=True)
 class Plan:
-    """The tasks of a run in their order: by target, those computed from other measurements last."""
+    """The tasks of a run in their order: by target, those computed from other measurements last.
+
+    ``claims`` holds, by id, those that a panel reads too, whether or not they are measured for their own sake.
+    """
 
     tasks: tuple[Task, ...]
     missing: tuple[Missing, ...]
@@ -119,7 +123,7 @@ def plan(request: Request) -> Plan:
     supplied = {target.scope for target in targets}
     missing = tuple(Missing(claim) for claim in request.claims.values() if claim.scope not in supplied)
     _check_unique(tasks)
-    return Plan(tuple(tasks), missing, pinned, prompts, settings, request.claims)
+    return Plan(tuple(tasks), missing, pinned, prompts, settings, {**CLAIMS, **request.claims})
 
 
 def publication_target(source: str) -> PublicationTarget:

@@ -200,7 +200,7 @@ class ModelTarget(Target):
         return lab.facts(self.id)
 
     def inputs(self, lab: Lab, claim: Claim) -> Inputs:
-        return lab.inputs(claim.requires)
+        return lab.inputs(claim.requires, claim.published_requires)
 
 
 @dataclass(frozen=True)
@@ -296,7 +296,7 @@ class FamilyTarget(Target):
         return FamilyFacts(id=self.id, name=self.name, revision=self.revision, members=members, dtype=dtype)
 
     def inputs(self, lab: FamilyLab, claim: Claim) -> Inputs:
-        return family_inputs(self.members)
+        return family_inputs(self.members, lab.notes())
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Find the decoder blocks of a causal language model by structure, not by its name.
 
-A decoder is a module list of as many blocks of one class as the text configuration has layers, standing in the text
-model. That holds for every architecture that transformers writes in the usual way, so a new one needs nothing here.
+A decoder is a module list of as many blocks as the text configuration has layers, standing in the text model. That holds
+for every architecture that transformers writes in the usual way, so a new one needs nothing here. Blocks may be of several
+classes (attention and recurrence in turn).
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.subjects.streams import cross_attention
 
 _OTHER_TOWERS = ("vision", "visual", "image", "audio", "speech", "video", "encoder")
 
@@ -23,22 +25,14 @@ def text_config(model: nn.Module) -> Any:
     return getter(decoder=True) if getter is not None else config
 
 
-def block_output(output: Any) -> Tensor:
-    """Residual stream, shape (batch, positions, width), out of what a decoder block returns: a tensor or a tuple."""
-    value = output[0] if isinstance(output, tuple | list) else output
-    if not isinstance(value, Tensor):
-        raise GeometryBenchError(
-            f"A decoder block returned {type(value).__name__} instead of a tensor; this architecture is not supported."
-        )
-    return value
-
-
 def find_blocks(model: nn.Module) -> list[nn.Module]:
-    """Decoder blocks of the text model in order, as many as its configuration has layers.
+    """Decoder blocks of the text model in order, as many as its configuration has layers and a text runs.
 
     Raises GeometryBenchError when no such list exists or several fit equally well.
     """
-    return list(_locate(model)[1])
+    backbone, blocks = _locate(model)
+    left_out = cross_attention(text_config(backbone))
+    return [block for index, block in enumerate(blocks) if index not in left_out]
 
 
 def find_backbone(model: nn.Module) -> nn.Module:
@@ -61,12 +55,15 @@ def _locate(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
 
     base = without_adapter(model)
     config = text_config(base)
-    layers = getattr(config, "num_hidden_layers", None)
+    # Where both are there, the first counts the attentions of blocks that hold two each (Longcat).
+    declared = [getattr(config, key, None) for key in ("num_hidden_layers", "num_layers")]
+    counts = [count for count in declared if isinstance(count, int) and count > 0]
     name = type(base).__name__
-    if not isinstance(layers, int) or layers < 1:
+    if not counts:
         raise GeometryBenchError(f"The configuration of {name} names no number of layers; it is not a text decoder.")
     modules = dict(base.named_modules())
-    found = [path for path, module in modules.items() if _is_block_list(module, layers)]
+    lists = ([path for path, module in modules.items() if _is_block_list(module, count)] for count in counts)
+    found = next(filter(None, lists), [])
     # Lists inside a block (experts, sub-layers) are parts of it, not the decoder.
     found = [path for path in found if not any(path.startswith(f"{other}.") for other in found if other != path)]
     owners = {path: _owner(path, modules, PreTrainedModel) for path in found}
@@ -76,12 +73,12 @@ def _locate(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
         found = [path for path in found if not any(word in path.lower() for word in _OTHER_TOWERS)] or found
     if not found:
         raise GeometryBenchError(
-            f"{name} has no list of {layers} decoder blocks of one class in its text model; only decoder language "
-            "models with a plain stack of blocks can be measured."
+            f"{name} has no list of {counts[0]} decoder blocks in its text model; only decoder language models with a "
+            "plain stack of blocks can be measured."
         )
     if len(found) > 1:
         raise GeometryBenchError(
-            f"{name} has several lists of {layers} blocks ({', '.join(found)}); cannot tell which is the text decoder."
+            f"{name} has several lists of {counts[0]} blocks ({', '.join(found)}); cannot tell which is the text decoder."
         )
     return owners[found[0]], cast(nn.ModuleList, modules[found[0]])
 
@@ -94,7 +91,8 @@ def without_adapter(model: nn.Module) -> nn.Module:
 
 
 def _is_block_list(module: nn.Module, layers: int) -> bool:
-    return isinstance(module, nn.ModuleList) and len(module) == layers and len({type(block) for block in module}) == 1
+    """A list of so many composite modules; plain layers (norms, projections) are no blocks."""
+    return isinstance(module, nn.ModuleList) and len(module) == layers and all(any(b.children()) for b in module)
 
 
 def _owner(path: str, modules: dict[str, nn.Module], kind: type) -> nn.Module:

@@ -54,8 +54,11 @@ _ENCODERS = frozenset(
         "siglip",
         "squeezebert",
         "vit",
+        "xlm",
         "xlm-roberta",
         "xlm-roberta-xl",
+        "xlnet",
+        "xmod",
     }
 )
 _ENCODER_DECODERS = frozenset(
@@ -105,9 +108,7 @@ def describe(config: Mapping[str, Any], subject: str, path: Path | None = None) 
     declared = config.get("architectures")
     architecture = declared[0] if isinstance(declared, list) and declared else model_type
     refuse_non_decoder(config, subject)
-    text = next((config[key] for key in _NESTED_TEXT if isinstance(config.get(key), dict)), config)
-    layers = _first_int(text, _LAYER_KEYS) or _first_int(config, _LAYER_KEYS)
-    width = _first_int(text, _WIDTH_KEYS) or _first_int(config, _WIDTH_KEYS)
+    layers, width = sizes(config)
     if (layers is None or width is None) and path is not None:
         layers, width = _completed(path)
     if layers is None or width is None:
@@ -116,6 +117,13 @@ def describe(config: Mapping[str, Any], subject: str, path: Path | None = None) 
             "a text decoder that can be measured."
         )
     return str(architecture), layers, width
+
+
+def sizes(config: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Number of decoder blocks and width that a ``config.json`` declares, None where it leaves them to defaults."""
+    text = next((config[key] for key in _NESTED_TEXT if isinstance(config.get(key), dict)), config)
+    layers, width = (_first_int(text, keys) or _first_int(config, keys) for keys in (_LAYER_KEYS, _WIDTH_KEYS))
+    return layers, width
 
 
 def refuse_non_decoder(config: Mapping[str, Any], subject: str) -> None:

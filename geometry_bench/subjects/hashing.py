@@ -136,9 +136,10 @@ def content_hash(folder: Path, *, allow_pickle: bool = False) -> str:
     return _combined(files)
 
 
-def tokenizer_hash(folder: Path) -> str:
-    """``"sha256:" + 64 hex digits`` over the tokenizer and chat template files of a model folder."""
-    return _combined([*_present(folder, TOKENIZER_FILES), *_further(folder)])
+def tokenizer_hash(*folders: Path) -> str:
+    """``"sha256:" + 64 hex digits`` over the tokenizer and chat template files of folders (a GGUF file is its own)."""
+    files = ([*_present(one, TOKENIZER_FILES), *_further(one)] if one.is_dir() else [one] for one in folders)
+    return _combined(file for some in files for file in some)
 
 
 def adapter_hash(folder: Path) -> str:
@@ -156,5 +157,5 @@ def _present(folder: Path, names: Iterable[str]) -> list[Path]:
 
 
 def _combined(files: Iterable[Path]) -> str:
-    ordered = sorted(set(files), key=lambda path: path.name)
+    ordered = sorted(set(files), key=lambda path: (path.name, file_hash(path)))
     return "sha256:" + digest_bytes(f"{path.name}\0{file_hash(path)}\n".encode() for path in ordered)

@@ -14,13 +14,16 @@ from torch import nn
 
 from geometry_bench import hub
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.subjects import hashing
-from geometry_bench.subjects.adapters import first_sentence, with_adapter
+from geometry_bench.subjects import gguf, hashing
+from geometry_bench.subjects.adapters import adapter_notes, first_sentence, with_adapter
+from geometry_bench.subjects.describe import read_json
+from geometry_bench.subjects.quantised import dequantise, quantisation_of
 from geometry_bench.subjects.quiet import quiet_transformers
-from geometry_bench.subjects.settings import device_of, dtype_of, has_accelerate
+from geometry_bench.subjects.settings import device_of, dtype_of, has_accelerate, stored_tensors
 from geometry_bench.subjects.spec import Identity, SubjectSpec, has_tokenizer, resolve
 from geometry_bench.subjects.subject import Subject
-from geometry_bench.subjects.tokenizing import load_tokenizer
+from geometry_bench.subjects.tokenizers import load_tokenizer
+from geometry_bench.subjects.unused import unused_notes
 from geometry_bench.subjects.values import refuse_bad_values
 
 _SNAPSHOT_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py")
@@ -39,28 +42,46 @@ def load(spec: SubjectSpec, identity: Identity | None = None) -> Subject:
     identity = identity if identity is not None else resolve(spec)
     folder = identity.path if identity.path is not None else _download(spec, identity)
     identity = replace(identity, path=folder)
+    quantisation = _quantisation(spec, folder)
     with quiet_transformers():
         device, device_map = device_of(spec.device)
         dtype = dtype_of(spec, folder)
         model, unused = _model(spec, folder, identity.name, dtype, device, device_map)
+        notes = unused_notes(model, unused)
+        if quantisation is not None and (taken_back := dequantise(model, quantisation, dtype)):
+            notes.append(taken_back)
+        if folder.suffix == gguf.SUFFIX:
+            identity = replace(identity, architecture=type(model).__name__)
         if spec.adapter is not None:
             model = with_adapter(spec, model)
         model.eval()
         model.requires_grad_(False)
         refuse_bad_values(model, folder, spec)
-        tokenizer, notes = load_tokenizer(folder, identity.name, trust_remote_code=spec.trust_remote_code)
-        return Subject.checked(
-            spec,
-            identity,
-            model,
-            tokenizer,
-            tokenizer_hash=hashing.tokenizer_hash(folder),
-            unused_tensors=unused,
-            notes=notes,
-        )
+        tokenizer, digest, of_tokenizer = load_tokenizer(spec, folder, identity.name)
+        try:
+            return Subject.checked(
+                spec,
+                identity,
+                model,
+                tokenizer,
+                tokenizer_hash=digest,
+                unused_tensors=unused,
+                quantisation=quantisation,
+                notes=(*notes, *adapter_notes(model), *of_tokenizer),
+            )
+        except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, NotImplementedError) as error:
+            raise GeometryBenchError(
+                f"{identity.name} ({type(model).__name__}) cannot run a short prompt: {first_sentence(error)}"
+            ) from error
 
 
 # Files
+
+
+def _quantisation(spec: SubjectSpec, folder: Path) -> str | None:
+    if folder.suffix == gguf.SUFFIX:
+        return gguf.read(folder).quantisation
+    return quantisation_of(stored_tensors(spec, folder), read_json(folder / "config.json"))
 
 
 def _download(spec: SubjectSpec, identity: Identity) -> Path:
@@ -76,7 +97,10 @@ def _download(spec: SubjectSpec, identity: Identity) -> Path:
 
 
 def _auto_class(config: Any) -> Any:
-    """The auto class whose table knows this configuration: text decoders first, then multimodal wrappers."""
+    """The auto class whose table knows this configuration: text decoders first, then multimodal wrappers.
+
+    A text model that was saved out of a wrapper stands in no table; its configuration names its class.
+    """
     import transformers
 
     auto_map = getattr(config, "auto_map", None) or {}
@@ -84,7 +108,8 @@ def _auto_class(config: Any) -> Any:
         auto = getattr(transformers, name, None)
         if auto is not None and (type(config) in auto._model_mapping or name in auto_map):
             return auto
-    return transformers.AutoModelForCausalLM
+    declared = (getattr(config, "architectures", None) or [""])[0]
+    return getattr(transformers, declared, transformers.AutoModelForCausalLM)
 
 
 def _model(
@@ -99,8 +124,12 @@ def _model(
     from safetensors import SafetensorError
     from transformers import AutoConfig
 
-    hashing.weight_files(folder, allow_pickle=spec.allow_pickle)
+    place = folder
     options: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
+    if folder.suffix == gguf.SUFFIX:
+        place, options = folder.parent, options | gguf.options(folder)
+    else:
+        hashing.weight_files(folder, allow_pickle=spec.allow_pickle)
     if spec.attention is not None:
         options["attn_implementation"] = spec.attention
     if device_map is not None:
@@ -108,9 +137,10 @@ def _model(
     elif device.type != "cpu":
         options["device_map"] = {"": device} if has_accelerate() else None
     try:
-        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=spec.trust_remote_code)
+        known = {key: options[key] for key in ("trust_remote_code", "gguf_file") if key in options}
+        config = AutoConfig.from_pretrained(str(place), **known)
         model, info = _auto_class(config).from_pretrained(
-            str(folder),
+            str(place),
             config=config,
             dtype=dtype,
             use_safetensors=None if spec.allow_pickle else True,

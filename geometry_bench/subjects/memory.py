@@ -14,7 +14,7 @@ from geometry_bench.errors import GeometryBenchError
 from geometry_bench.storage import digest_lines
 from geometry_bench.subjects import hashing
 from geometry_bench.subjects.adapters import refuse_prompt_learning
-from geometry_bench.subjects.blocks import find_backbone, text_config, without_adapter
+from geometry_bench.subjects.blocks import find_backbone, find_blocks, text_config, without_adapter
 from geometry_bench.subjects.describe import refuse_non_decoder
 from geometry_bench.subjects.spec import Identity
 from geometry_bench.subjects.values import finite
@@ -82,7 +82,7 @@ def identity(model: nn.Module, tokenizer: str, name: str) -> Identity:
         path=None,
         revision=f"memory:{total.hexdigest()}",
         architecture=type(without_adapter(model)).__name__,
-        layers=int(text.num_hidden_layers),
+        layers=len(find_blocks(model)),
         width=int(text.hidden_size),
         adapter="+".join(sorted(active)) or None,
     )

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.subjects.blocks import block_output, input_device
+from geometry_bench.subjects.blocks import input_device, text_config
 from geometry_bench.subjects.measuring import measuring, recorders_anew
+from geometry_bench.subjects.streams import one_stream, residual_stream
 
 # Largest difference allowed, relative to the largest entry: the two are one tensor unless the architecture differs.
 _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
@@ -19,7 +20,8 @@ def self_check(backbone: nn.Module, blocks: list[nn.Module], ids: tuple[int, ...
     """Run ``ids`` once and compare each block's output with the model's own hidden states.
 
     Raises GeometryBenchError when the number of blocks or the width is not the declared one, when a block's output is
-    not finite, or differs from ``hidden_states[block + 1]`` (the last one is after the final norm, so it is left out).
+    not finite, or differs from the model's own hidden state: ``hidden_states[block + 1]`` (the last one is after the final
+    norm, so it is left out), or ``hidden_states[block]`` in models that report no embedding (Mamba, RWKV).
     """
     name = type(backbone).__name__
     if len(blocks) != layers:
@@ -45,8 +47,7 @@ def self_check(backbone: nn.Module, blocks: list[nn.Module], ids: tuple[int, ...
             f"{name} reports {len(states) if states is not None else 'no'} hidden states where {layers + 1} are due; "
             "its blocks cannot be checked."
         )
-    for index in range(layers):
-        ours = outputs[index]
+    for index, ours in outputs.items():
         if ours.shape != (1, len(ids), width):
             raise GeometryBenchError(
                 f"Block {index} of {name} gives shape {tuple(ours.shape)} instead of (1, {len(ids)}, {width})."
@@ -56,19 +57,30 @@ def self_check(backbone: nn.Module, blocks: list[nn.Module], ids: tuple[int, ...
                 f"Block {index} of {name} gives NaN or infinite activations in {_short(ours.dtype)} on a short prompt; "
                 "try --dtype float32."
             )
-        if index < layers - 1:
-            theirs = states[index + 1].detach().to("cpu")
-            _same(ours, theirs, index, name)
+    if not any(bool(ours.any()) for ours in outputs.values()):
+        raise GeometryBenchError(f"Every activation of {name} is zero on a short prompt: its weights are empty.")
+    config = text_config(backbone)
+    theirs = [one_stream(config, state.detach().to("cpu")) for state in states]
+    after = [_difference(outputs[index], theirs[index + 1]) for index in range(layers - 1)]
+    at = [_difference(outputs[index], theirs[index]) for index in range(layers)]
+    tolerance = _TOLERANCE.get(outputs[0].dtype, 2e-2)
+    if max(after, default=0.0) > tolerance and max(at) > tolerance:
+        index = next(index for index, difference in enumerate(after) if difference > tolerance)
+        raise GeometryBenchError(
+            f"The output of block {index} of {name} is not the model's hidden state {index + 1} (difference "
+            f"{after[index]:.2g} of its scale); its residual stream cannot be read at its blocks."
+        )
     _refuse_lookahead(outputs[layers - 1], changed[layers - 1], name)
 
 
 def _run(backbone: nn.Module, blocks: list[nn.Module], ids: tuple[int, ...]) -> tuple[dict[int, Tensor], Any]:
     """Block outputs by block index, and what the model returns, for one prompt."""
     outputs: dict[int, Tensor] = {}
+    config = text_config(backbone)
 
     def keep(index: int) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            outputs[index] = block_output(output).detach().to("cpu")
+            outputs[index] = residual_stream(config, index, output).detach().to("cpu")
 
         return hook
 
@@ -93,14 +105,11 @@ def _refuse_lookahead(output: Tensor, changed: Tensor, name: str) -> None:
         )
 
 
-def _same(ours: Tensor, theirs: Tensor, index: int, name: str) -> None:
-    scale = float(ours.double().abs().max())
-    difference = float((ours.double() - theirs.double()).abs().max()) if theirs.shape == ours.shape else float("inf")
-    if difference > _TOLERANCE.get(ours.dtype, 2e-2) * scale:
-        raise GeometryBenchError(
-            f"The output of block {index} of {name} is not the model's hidden state {index + 1} (difference "
-            f"{difference:.2g} at a scale of {scale:.2g}); its residual stream cannot be read at its blocks."
-        )
+def _difference(ours: Tensor, theirs: Tensor) -> float:
+    """Largest difference relative to the largest entry; infinite for other shapes."""
+    if theirs.shape != ours.shape:
+        return float("inf")
+    return float((ours.double() - theirs.double()).abs().max() / ours.double().abs().max().clamp_min(1e-30))
 
 
 def _short(dtype: torch.dtype) -> str:

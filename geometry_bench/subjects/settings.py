@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.safetensor import read_header
-from geometry_bench.subjects import hashing
+from geometry_bench.safetensor import Stored, read_headers
+from geometry_bench.subjects import gguf, hashing
+from geometry_bench.subjects.describe import read_json
+from geometry_bench.subjects.quantised import DEQUANTISED, method_of, refuse_bare_scales
 from geometry_bench.subjects.spec import SubjectSpec
 
 DTYPES = {
@@ -66,19 +68,28 @@ def dtype_of(spec: SubjectSpec, folder: Path) -> torch.dtype | str:
         if spec.dtype not in DTYPES:
             raise GeometryBenchError(f"Unknown dtype {spec.dtype!r}; use auto, float32, bfloat16, float16 or float64.")
         return DTYPES[spec.dtype]
-    count, stored = _stored(folder, spec)
-    if stored is not None and stored not in _HEADER_DTYPES:  # quantised weights decide for themselves
-        return "auto"
-    if 0 < count < FLOAT32_LIMIT:
+    if folder.suffix == gguf.SUFFIX:
+        return torch.float32 if gguf.read(folder).parameters < FLOAT32_LIMIT else torch.bfloat16
+    by_dtype: Counter[str] = Counter()
+    for tensor in stored_tensors(spec, folder):
+        by_dtype[tensor.dtype] += tensor.size
+    method = method_of(read_json(folder / "config.json"))
+    if method is not None and (method not in DEQUANTISED or torch.cuda.is_available()):
+        return "auto"  # quantised weights decide for themselves
+    if 0 < by_dtype.total() < FLOAT32_LIMIT:
         return torch.float32
-    return DTYPES[_HEADER_DTYPES[stored]] if stored is not None else "auto"
+    if not by_dtype:
+        return "auto"
+    stored = by_dtype.most_common(1)[0][0]
+    return DTYPES[_HEADER_DTYPES[stored]] if stored in _HEADER_DTYPES else torch.bfloat16
 
 
 def position_limit(text: Any, tokenizer: Any) -> int | None:
     """Number of positions the model has, else the tokenizer's own limit, else None."""
-    positions = getattr(text, "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        return positions
+    for key in ("max_position_embeddings", "max_seq_len", "max_sequence_length"):
+        positions = getattr(text, key, None)
+        if isinstance(positions, int) and positions > 0:
+            return positions
     limit = getattr(tokenizer, "model_max_length", None)
     return int(limit) if limit is not None and limit < _NO_LIMIT else None
 
@@ -88,12 +99,12 @@ def has_accelerate() -> bool:
     return importlib.util.find_spec("accelerate") is not None
 
 
-def _stored(folder: Path, spec: SubjectSpec) -> tuple[int, str | None]:
-    """Number of stored parameters and the dtype of most of them; (0, None) for pickle weights, which are not opened."""
-    by_dtype: Counter[str] = Counter()
-    for path in hashing.weight_files(folder, allow_pickle=spec.allow_pickle):
-        if path.suffix != ".safetensors":
-            continue
-        for tensor in read_header(path).values():
-            by_dtype[tensor.dtype] += tensor.size
-    return by_dtype.total(), by_dtype.most_common(1)[0][0] if by_dtype else None
+def stored_tensors(spec: SubjectSpec, folder: Path) -> list[Stored]:
+    """What the headers of a folder's safetensors files declare; nothing for pickle weights, which are not opened.
+
+    Raises GeometryBenchError for a tensor in two files, and for eight-bit weights with scales that nothing explains.
+    """
+    files = hashing.weight_files(folder, allow_pickle=spec.allow_pickle)
+    tensors = list(read_headers(file for file in files if file.suffix == ".safetensors").values())
+    refuse_bare_scales(tensors, read_json(folder / "config.json"), str(folder))
+    return tensors

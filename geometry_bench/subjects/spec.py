@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from typing import Literal
 from geometry_bench import hub
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.resources import data_root
-from geometry_bench.subjects import hashing
+from geometry_bench.subjects import gguf, hashing
 from geometry_bench.subjects.describe import describe, read_json
 
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
@@ -21,7 +22,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 class SubjectSpec:
     """What the user asked for; nothing here has been checked yet.
 
-    ``model`` is a Hub id (``org/name``, or ``org/name@revision``), a local folder, or ``zoo/…`` for an embedded one.
+    ``model`` is a Hub id (``org/name``, or ``org/name@revision``), a local folder, a GGUF file, or ``zoo/…`` for an
+    embedded one.
     ``dtype`` is "auto", "float32", "bfloat16", "float16" or "float64"; ``device`` is "auto", a torch device such as
     "cuda:1", or "map" to spread the model over all devices. ``adapter`` is a PEFT adapter folder. ``alignment`` is the
     declared alignment method in free text (e.g. "DPO", "SFT"). ``name`` replaces the name shown in test ids and records.
@@ -131,6 +133,10 @@ def _local(spec: SubjectSpec, folder: Path, name: str) -> Identity:
         )
     if not folder.exists():
         raise GeometryBenchError(f"There is no folder {folder}; check the path given as model.")
+    if folder.suffix == gguf.SUFFIX and folder.is_file():
+        header = gguf.read(folder)
+        revision = f"sha256:{hashing.file_hash(folder)}"
+        return Identity(name, "local", folder, revision, header.architecture, header.layers, header.width)
     if not folder.is_dir():
         raise GeometryBenchError(f"{folder} is a file; give the model folder that holds its config.json and weights.")
     config_path = folder / "config.json"
@@ -160,6 +166,8 @@ def _adapter_folder(spec: SubjectSpec) -> Path:
     if not (folder / "adapter_config.json").is_file():
         raise GeometryBenchError(f"{folder} is not a PEFT adapter: it has no adapter_config.json.")
     read_json(folder / "adapter_config.json")
+    if importlib.util.find_spec("peft") is None:
+        raise GeometryBenchError("An adapter needs peft; install geometry-bench[adapters] or leave --adapter out.")
     if not (folder / "adapter_model.safetensors").is_file():
         if not (folder / "adapter_model.bin").is_file():
             raise GeometryBenchError(f"{folder} holds no adapter weights (adapter_model.safetensors); save them there.")

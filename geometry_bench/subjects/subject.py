@@ -18,10 +18,13 @@ from geometry_bench.prompts.render import ChatFormat
 from geometry_bench.subjects import memory
 from geometry_bench.subjects.blocks import find_backbone, find_blocks, input_device, text_config
 from geometry_bench.subjects.measuring import has_hooks, measuring
+from geometry_bench.subjects.quantised import method_of
 from geometry_bench.subjects.quiet import quiet_transformers
 from geometry_bench.subjects.selfcheck import self_check
 from geometry_bench.subjects.settings import position_limit
 from geometry_bench.subjects.spec import Identity, SubjectSpec
+from geometry_bench.subjects.streams import notes_of, residual_stream
+from geometry_bench.subjects.tokenizers import refuse_mute
 
 _CHECK_SYSTEM = "You answer briefly."
 _CHECK_USER = "Name the colour of a clear sky at noon."
@@ -45,6 +48,7 @@ class Subject:
         *,
         tokenizer_hash: str,
         unused_tensors: tuple[str, ...] = (),
+        quantisation: str | None = None,
         notes: tuple[str, ...] = (),
     ) -> None:
         self.spec = spec
@@ -56,15 +60,15 @@ class Subject:
         self.blocks = find_blocks(model)
         self.tokenizer_hash = tokenizer_hash
         self.unused_tensors = unused_tensors
-        self._notes = notes
+        self.text_config = text_config(self.backbone)
+        self._notes = (*notes, *notes_of(self.text_config))
         embedding = cast(nn.Module, cast(Any, self.backbone).get_input_embeddings())
         weight = next(embedding.parameters())
         self.device: torch.device = input_device(self.backbone)
         self.dtype: str = _dtype_name(weight.dtype)
         config = cast(Any, self.backbone).config
         self.attention: str = str(getattr(config, "_attn_implementation", None) or "eager")
-        method = getattr(cast(Any, model).config, "quantization_config", None)
-        self.quantisation: str | None = None if method is None else _quantisation_name(method)
+        self.quantisation: str | None = quantisation or method_of(cast(Any, model).config)
         self._measuring = False
         self._interventions = 0
 
@@ -105,6 +109,7 @@ class Subject:
         *,
         tokenizer_hash: str,
         unused_tensors: tuple[str, ...] = (),
+        quantisation: str | None = None,
         notes: tuple[str, ...] = (),
     ) -> Subject:
         """A subject whose blocks have passed the self-check on one short prompt; raises as that does.
@@ -112,7 +117,8 @@ class Subject:
         Layers and width are taken from the model: configurations may leave them to their family's defaults.
         """
         text = text_config(find_backbone(model))
-        identity = replace(identity, layers=int(text.num_hidden_layers), width=int(text.hidden_size))
+        identity = replace(identity, layers=len(find_blocks(model)), width=int(text.hidden_size))
+        refuse_mute(tokenizer, identity.name)
         limit = position_limit(text, tokenizer)
         chat = ChatFormat(tokenizer, max_length=limit, arguments=spec.template_arguments)
         subject = cls(
@@ -123,12 +129,17 @@ class Subject:
             chat,
             tokenizer_hash=tokenizer_hash,
             unused_tensors=unused_tensors,
+            quantisation=quantisation,
             notes=notes,
         )
         system = "" if chat.system_policy == "not_applicable" else _CHECK_SYSTEM
         ids = chat.encode(system, _CHECK_USER).ids
         self_check(subject.backbone, subject.blocks, ids, layers=identity.layers, width=identity.width)
         return subject
+
+    def residual_stream(self, block: int, output: Any) -> torch.Tensor:
+        """Residual stream (batch, positions, width) after a block, out of what it returned."""
+        return residual_stream(self.text_config, block, output)
 
     @property
     def n_layers(self) -> int:
@@ -228,8 +239,3 @@ class Subject:
 
 def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _quantisation_name(config: Any) -> str:
-    method = config.get("quant_method") if isinstance(config, dict) else getattr(config, "quant_method", None)
-    return str(getattr(method, "value", method) or type(config).__name__)

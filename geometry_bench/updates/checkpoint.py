@@ -5,32 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from geometry_bench import hub
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.safetensor import READABLE, Array32, Stored, read_header, read_rows, slices
+from geometry_bench.safetensor import READABLE, Array32, Stored, read_headers, read_rows, slices
 from geometry_bench.subjects import hashing
-from geometry_bench.subjects.describe import read_json, refuse_non_decoder
+from geometry_bench.subjects.describe import read_json, refuse_non_decoder, sizes
 from geometry_bench.subjects.families import Family, Member
 from geometry_bench.subjects.spec import SubjectSpec, embedded_folder, resolve
 from geometry_bench.updates.lora import Adapter, is_adapter, read_adapter
+from geometry_bench.updates.places import Place, places
 
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py")
 
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
 _EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|embed_in|wte|word_embeddings|tok_embeddings)\.weight")
 # Weights of the layer type that GPT-2 and its kin use in place of a linear one.
 _TRANSPOSED = re.compile(r"(?:^|\.)(?:c_attn|c_proj|c_fc|q_attn)\.weight")
 _TRANSPOSED_TYPES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 _HEAD = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.weight")
-
-
-def layer_of(name: str) -> int | None:
-    """Index of the decoder block that a tensor belongs to, or None (embeddings, last norm, head)."""
-    match = _LAYER.search(name)
-    return int(match[1]) if match else None
 
 
 def is_vocabulary(name: str) -> bool:
@@ -91,6 +86,11 @@ class Checkpoint:
         """Ranges of rows to read a tensor in."""
         return slices(self.shape(name))
 
+    @cached_property
+    def places(self) -> Mapping[str, Place]:
+        """Where each tensor stands in the model, tied heads included."""
+        return places([*self.tensors, *self.tied], sizes(self.config)[0])
+
     def is_transposed(self, name: str) -> bool:
         """Whether a weight is stored as (inputs, outputs), as GPT-2 does, so that its rows are not the output side."""
         return self.config.get("model_type") in _TRANSPOSED_TYPES and bool(_TRANSPOSED.search(name))
@@ -128,10 +128,7 @@ def open_checkpoint(spec: SubjectSpec) -> Checkpoint:
     config = read_json(folder / "config.json")
     if config.get("quantization_config"):
         raise GeometryBenchError(f"{name} is quantised; updates are taken between float weights, give those.")
-    tensors: dict[str, Stored] = {}
-    for file in hashing.weight_files(folder):
-        if file.suffix == ".safetensors":
-            tensors.update(read_header(file))
+    tensors = read_headers(file for file in hashing.weight_files(folder) if file.suffix == ".safetensors")
     _refuse_incomplete(folder, tensors)
     checkpoint = Checkpoint(name, folder, config, dict(sorted(tensors.items())), None, _tied(config, tensors))
     return checkpoint if spec.adapter is None else _with_adapter(checkpoint, Path(spec.adapter).expanduser(), name)

@@ -96,7 +96,8 @@ def common_names(updates: Mapping[str, Update], *, dimensions: int | None = None
     return tuple(
         name
         for name in first.names
-        if dimensions in (None, len(first.pairs[name].shape or ()))
+        if not first.pairs[name].place.part
+        and dimensions in (None, len(first.pairs[name].shape or ()))
         and all(name in one.pairs and one.pairs[name].shape == first.pairs[name].shape for one in rest)
     )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -12,9 +14,10 @@ from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.subspaces import energy_ranks
 from geometry_bench.safetensor import READABLE, Array32, slices
 from geometry_bench.subjects.families import Family, Member
-from geometry_bench.updates.checkpoint import Checkpoint, is_vocabulary, layer_of, open_member
+from geometry_bench.updates.checkpoint import Checkpoint, is_vocabulary, open_member
 from geometry_bench.updates.decompositions import Factors, Sliced, factorise_kept, in_memory
 from geometry_bench.updates.lora import LowRank
+from geometry_bench.updates.places import Place
 from geometry_bench.updates.store import Store
 
 State = Literal["changed", "unchanged", "tied", "missing in start", "missing in end", "renamed", "reshaped", "skipped"]
@@ -27,8 +30,8 @@ _PREFIXES = ("base_model.model.", "model.", "transformer.", "gpt_neox.", "langua
 class Pair:
     """One tensor of the two checkpoints: its names there, the shape that is compared, and what is known without reading.
 
-    ``state`` is None where the data decide between changed and unchanged. A pair without a shape cannot be compared;
-    ``note`` says why, or what of it is compared.
+    ``place`` is where it stands in the model. ``state`` is None where the data decide between changed and unchanged. A pair
+    without a shape cannot be compared; ``note`` says why, or what of it is compared.
     """
 
     name: str
@@ -37,11 +40,19 @@ class Pair:
     shape: tuple[int, ...] | None
     state: State | None = None
     note: str = ""
+    place: Place = field(default_factory=Place)
 
     @property
     def layer(self) -> int | None:
         """Index of its decoder block, None outside of them."""
-        return layer_of(self.name)
+        return self.place.layer
+
+    @property
+    def left_out(self) -> str:
+        """Why claims on weights do not read it, "" for what they read (a tied head is its embedding)."""
+        if self.place.part:
+            return self.place.part
+        return "" if self.shape is not None or self.state == "tied" else self.note
 
 
 @dataclass(frozen=True)
@@ -130,7 +141,10 @@ class Update:
         pair = self.pairs[name]
         if pair.shape is None:
             assert pair.state is not None, "what cannot be compared has a state"
-            return TensorReport(name, pair.state, None, note=pair.note)
+            energy_of = self.energy(name)
+            return TensorReport(
+                name, pair.state, None, None if energy_of is None else float(np.sqrt(energy_of)), note=pair.note
+            )
         assert pair.start is not None
         energy = before = 0.0
         for first, last in slices(pair.shape):
@@ -141,7 +155,39 @@ class Update:
         if rank and energy > 0 and len(pair.shape) == 2:
             rank99 = int(energy_ranks(self.factors(name, store=store).spectrum, (0.99,))[0])
         relative = float(np.sqrt(energy / before)) if before > 0 else None
-        return TensorReport(name, state, pair.shape, float(np.sqrt(energy)), relative, rank99, pair.note)
+        note = pair.note or (f"{pair.place.part}: read by no claim" if pair.place.part else "")
+        return TensorReport(name, state, pair.shape, float(np.sqrt(energy)), relative, rank99, note)
+
+    def energy(self, name: str) -> float | None:
+        """‖Δ‖² of a tensor that both checkpoints hold in one shape, compared by claims or not; else None."""
+        pair = self.pairs[name]
+        if pair.shape is not None:
+            return sum(_energy(self.rows(name, *part)) for part in slices(pair.shape))
+        if pair.state == "tied" or pair.start is None or pair.end is None:
+            return None
+        start, end = self.start.stored(pair.start), self.end.stored(pair.end)
+        if start.shape != end.shape or {start.dtype, end.dtype} - set(READABLE):
+            return None
+        parts = slices(start.shape)
+        return sum(_energy(self.end.rows(pair.end, *part) - self.start.rows(pair.start, *part)) for part in parts)
+
+    @cached_property
+    def left_out(self) -> str:
+        """A sentence on the tensors that claims on weights do not read, with their share of ‖Δ‖²; "" for none."""
+        names = [name for name, pair in self.pairs.items() if pair.left_out]
+        if not names:
+            return ""
+        energies = {name: self.energy(name) for name in self.pairs}
+        whole = sum(energy or 0.0 for energy in energies.values())
+        share = sum(energies[name] or 0.0 for name in names) / whole if whole else 0.0
+        why = Counter(self.pairs[name].left_out.partition(";")[0] for name in names).most_common(2)
+        unread = sum(energies[name] is None for name in names)
+        return (
+            f"{len(names)} of {len(self.pairs)} tensors with {share:.1%} of ‖Δ‖² are left out of claims on weights ("
+            + ", ".join(f"{count} × {reason}" for reason, count in why)
+            + (f"; {unread} of them cannot be read" if unread else "")
+            + ")"
+        )
 
     @property
     def _own_adapter(self) -> Mapping[str, LowRank]:
@@ -179,12 +225,12 @@ def compare(start: Checkpoint, end: Checkpoint) -> Update:
         )
     begin, finish = _names(start), _names(end)
     other = _renamed(begin - finish, finish - begin)
-    pairs = []
+    pairs, standing = [], {**end.places, **start.places}
     # In order, so that of several faults always the same one is reported.
     for name in sorted(begin | (finish - set(other.values())), key=_natural):
         in_start = name if name in begin else None
         in_end = other.get(name, name if name in finish else None)
-        pairs.append(_pair(name, start, end, in_start, in_end))
+        pairs.append(replace(_pair(name, start, end, in_start, in_end), place=standing[name]))
     if not any(pair.shape is not None for pair in pairs):
         raise GeometryBenchError(f"{start.name} and {end.name} share no tensor of float weights; they are no family.")
     return Update(start, end, {pair.name: pair for pair in pairs})

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from geometry_bench.claims.model import Case, Estimates
-from geometry_bench.claims.requests import SEED, WRAPPED, Classes, classes, notes, sets_of
+from geometry_bench.claims.requests import SEED, WRAPPED, Classes, classes, sets_of
 from geometry_bench.geometry.auroc import auroc, auroc_jackknife
 from geometry_bench.geometry.clusters import permuted_labels, split_halves
 from geometry_bench.geometry.directions import Array
@@ -98,7 +98,6 @@ def _early(lab: Lab, variant: Variant, rule: str, test: str) -> Estimate:
         curves={"profile": Curve.over_blocks(curve)},
         null=null,
         details={**details, **(both if wrapped is None else wrapped).facts()},
-        notes=notes(lab, (*sets_of(variant), *(WRAPPED if wrapped is not None else ()))),
     )
 
 

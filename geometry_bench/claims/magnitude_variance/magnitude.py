@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geometry_bench.claims.model import Case, Estimates
-from geometry_bench.claims.requests import SEED, Classes, classes, notes, sets_of
+from geometry_bench.claims.requests import SEED, Classes, classes
 from geometry_bench.geometry.clusters import permuted_labels
 from geometry_bench.geometry.directions import Array, cosine
 from geometry_bench.geometry.magnitude import (
@@ -103,7 +103,6 @@ def _estimate(
         curves={"profile": Curve.over_blocks(profile)},
         null=null,
         details={**details, **both.facts()},
-        notes=notes(lab, sets_of(variant)),
     )
 
 
@@ -186,7 +185,8 @@ def _parallel(lab: Lab, variant: Variant, *, centred: bool) -> Estimate:
         # Any two groups of prompts have parallel means where all share one large mean: no more than that is asked of it.
         null = Null.of(f"labels {both.permutation}", cosines(found.permuted)[:, blocks].min(axis=1), value)
         if variant == "corrected":
-            details["halves_of_neutral_topics"] = _neutral_null(lab, value, centred=False).mean
+            halves = _neutral_null(lab, value, centred=False)
+            details["halves_of_neutral_topics"] = halves.mean if halves else None
     return _estimate(
         lab,
         variant,
@@ -200,7 +200,7 @@ def _parallel(lab: Lab, variant: Variant, *, centred: bool) -> Estimate:
     )
 
 
-def _neutral_null(lab: Lab, value: float, *, centred: bool) -> Null:
+def _neutral_null(lab: Lab, value: float, *, centred: bool) -> Null | None:
     """What unrelated groups of neutral instructions give: halves, or two quarters centred on the rest."""
     neutral = lab.requests(NEUTRAL, rendering="text", poolings=(MEAN_KEPT,))
     states, topics = neutral.states[MEAN_KEPT], np.array(neutral.topics)

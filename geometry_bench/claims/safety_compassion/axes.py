@@ -120,28 +120,12 @@ def axis_estimate(
         label=label,
         details=details(axes, shown) if details and rendering == "corrected" else {},
         arithmetic=arithmetic.name,
-        notes=notes(lab, messages),
     )
 
 
 def both(lab: Lab, messages: str, statistic: Statistic, **options: Any) -> dict[Rendering, Estimate]:
     """The estimate in both variants."""
     return {variant: axis_estimate(lab, variant, messages, statistic, **options) for variant in VARIANTS}
-
-
-def notes(lab: Lab, messages: str) -> list[str]:
-    """Circumstances of the prompts that a reader of the value must know."""
-    chat, found = lab.subject.chat, []
-    if chat.name != "chat_template":
-        found.append(f"no chat template: prompts rendered in the declared format {chat.name}")
-    if chat.system_policy != "native":
-        found.append(f"no system role: policy {chat.system_policy}")
-    if chat.injected_text:
-        found.append("default text injected by the template where no system message is given")
-    truncated = sum(p.truncated for prompts in lab.encoded(messages, "corrected").values() for p in prompts)
-    if truncated:
-        found.append(f"{truncated} prompts shortened to fit the model's context")
-    return found
 
 
 def pair_statistic(a: str, b: str) -> Statistic:

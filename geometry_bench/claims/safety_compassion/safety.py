@@ -107,6 +107,7 @@ def last_jump_excess(profile: Array, layers: int) -> float:
 
 
 REDUCTIONS = {"sign_agreement": weakest_agreement, "last_block_jump": last_jump_excess}
+_FEWEST = {"sign_agreement": 2, "last_block_jump": 3}
 
 
 def layer_profile(lab: Lab, case: Case) -> Estimates:
@@ -114,11 +115,11 @@ def layer_profile(lab: Lab, case: Case) -> Estimates:
     _require_distinct_empty(lab)
     (kind,) = case.parameters
     analysed = len(analysis_layers(lab.layers))
-    if analysed < 3 and kind == "last_block_jump":
+    if analysed < _FEWEST[kind]:
         raise NotApplicableError(
             Absence.TOO_FEW_BLOCKS,
             f"{lab.layers} blocks leave {analysed} analysis layers from block {first_analysis_layer(lab.layers)} on, too "
-            "few to compare the last step with earlier ones",
+            f"few for {kind.replace('_', ' ')}, which takes {_FEWEST[kind]}",
             blocks=lab.layers,
         )
     reduction = REDUCTIONS[kind]
@@ -237,8 +238,6 @@ def prompt_sensitivity(lab: Lab, case: Case) -> Estimates:
                 **({"without_opening": bare} if bare is not None else {}),
                 "spread": max([*values, base.value]) - min([*values, base.value]),
             },
-            notes=base.notes
-            if lab.pack.openings
-            else [*base.notes, "the pack declares no opening formulas to leave out"],
+            notes=[] if lab.pack.openings else ["the pack declares no opening formulas to leave out"],
         )
     }

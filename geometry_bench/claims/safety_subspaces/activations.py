@@ -1,9 +1,10 @@
 """Source D, its part on activations: do two harmful sets overlap more than a harmful and a useful one?
 
-Requests are the user's turn of a chat. How the source pools positions is not known here; the published variant takes the
-mean over all tokens of the prompt, uncentred. A mean that all prompts share then holds most of the energy and nearly all of
-the overlap, so the corrected variant takes subspaces about each set's own mean, without BOS and sinks. Resampled are groups
-of whole topics; everything is computed from the groups' second moments.
+The source passes raw text and reads the last position of a padded batch, uncentred; so does the published variant, at the
+last token. (Where a tokenizer pads on the right, the source reads the states of pad tokens.) A mean that all prompts share
+then holds most of the energy and nearly all of the overlap, so the corrected variant reads the user's turn of a chat, all
+positions but BOS and sinks, and takes subspaces about each set's own mean. Resampled are groups of whole topics; everything
+is computed from the groups' second moments.
 
 Blocks are those of the source's window; per block, the value is given wherever second moments of all blocks fit the memory.
 """
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from geometry_bench.activations.pooling import Pooling
+from geometry_bench.activations.pooling import LAST, Pooling
 from geometry_bench.claims.model import Case, Estimates
 from geometry_bench.claims.requests import SEED
 from geometry_bench.geometry.directions import Array
@@ -35,7 +36,7 @@ from geometry_bench.geometry.resampling import jackknife_interval
 from geometry_bench.geometry.subspaces import matched_covariance_null
 from geometry_bench.labs.memo import remembered
 from geometry_bench.labs.model import FEWEST_GROUPS, GROUPS, Grouped, Lab
-from geometry_bench.labs.requirements import MEAN, MEAN_KEPT
+from geometry_bench.labs.requirements import MEAN_KEPT, RequestRendering
 from geometry_bench.records.estimates import VARIANTS, Curve, Estimate, Null, Units, Variant
 from geometry_bench.records.measurement import Absence, NotApplicableError
 
@@ -66,27 +67,31 @@ def window(layers: int) -> range:
     return range(start, max(stop, start + 1))
 
 
+RENDERING: Mapping[Variant, RequestRendering] = {"published": "text", "corrected": "chat"}
+
+
 def early(lab: Lab, variant: Variant) -> Pooling:
     """The first positions in which the requests differ.
 
     A chat template begins all prompts in the same way, after a BOS: neither says anything about a request.
     """
-    start = lab.common_beginning(SETS, "chat")
+    start = lab.common_beginning(SETS, RENDERING[variant])
     return Pooling("mean_first", EARLY, skip_sinks=variant == "corrected", start=start)
 
 
-def _mean(lab: Lab, variant: Variant) -> Pooling:
-    return MEAN if variant == "published" else MEAN_KEPT
+def whole(lab: Lab, variant: Variant) -> Pooling:
+    """The last position as the source reads it, or all positions but BOS and sinks."""
+    return LAST if variant == "published" else MEAN_KEPT
 
 
 Choose = Callable[[Lab, Variant], Pooling]
 
 
-def grouped(lab: Lab, name: str) -> Grouped:
-    """A set's second moments by groups of topics, in all poolings that the claims of this module read of it."""
+def grouped(lab: Lab, name: str, variant: Variant) -> Grouped:
+    """A set's second moments by groups of topics, in all poolings that a variant of this module's claims reads of it."""
     _need_groups(lab, name)
-    windows = [early(lab, variant) for variant in VARIANTS] if name in SETS else []
-    return lab.grouped(name, "chat", (MEAN, MEAN_KEPT, *windows), window(lab.layers), GROUPS)
+    poolings = (whole(lab, variant), *([early(lab, variant)] if name in SETS else []))
+    return lab.grouped(name, RENDERING[variant], poolings, window(lab.layers), GROUPS)
 
 
 def _need_groups(lab: Lab, name: str) -> None:
@@ -147,9 +152,9 @@ _PAIRS = ((0, 1), (0, 2), (1, 2))
 class Trio:
     """Three sets in one pooling, centred or not."""
 
-    def __init__(self, lab: Lab, names: tuple[str, ...], pooling: Pooling, *, centred: bool) -> None:
-        self.names, self.centred, self._pooling = names, centred, pooling
-        self._grouped = [grouped(lab, name) for name in names]
+    def __init__(self, lab: Lab, names: tuple[str, ...], pooling: Pooling, variant: Variant) -> None:
+        self.names, self.centred, self._pooling = names, variant == "corrected", pooling
+        self._grouped = [grouped(lab, name, variant) for name in names]
         self.window = window(lab.layers)
         kept = [set(of_set.blocks) for of_set in self._grouped]
         self.blocks = tuple(sorted(set.intersection(*kept)))
@@ -268,13 +273,13 @@ def _difference(values: Array) -> Array:
 
 @remembered
 def _trio(lab: Lab, names: tuple[str, ...], choose: Choose, variant: Variant) -> tuple[Trio, Overlaps]:
-    trio = Trio(lab, names, choose(lab, variant), centred=variant == "corrected")
+    trio = Trio(lab, names, choose(lab, variant), variant)
     return trio, trio.overlaps()
 
 
 @remembered
 def _halves(lab: Lab, variant: Variant) -> tuple[Array, Array]:
-    return _trio(lab, SETS, _mean, variant)[0].halves()
+    return _trio(lab, SETS, whole, variant)[0].halves()
 
 
 def _profile(lab: Lab, found: Overlaps, at: Array) -> Curve:
@@ -287,11 +292,6 @@ def _over_shares(values: Array) -> Curve:
     return Curve.along("share of energy", dict(zip(SHARES, values.tolist(), strict=True)))
 
 
-def _notes(lab: Lab, names: Sequence[str]) -> list[str]:
-    cut = sum(prompt.truncated for name in names for prompt in lab.encoded_requests(name, "chat"))
-    return [f"{cut} requests shortened to fit the model's context"] if cut else []
-
-
 # Overlap above random
 
 
@@ -302,7 +302,7 @@ def mso_above_random(lab: Lab, case: Case) -> Estimates:
 
 
 def _above_random(lab: Lab, pair: int, variant: Variant) -> Estimate:
-    trio, found = _trio(lab, SETS, _mean, variant)
+    trio, found = _trio(lab, SETS, whole, variant)
     excess = found.overlap - found.haar
     value = float(found.mean(excess)[pair])
     own = np.isin(found.sets, _PAIRS[pair])
@@ -330,7 +330,6 @@ def _above_random(lab: Lab, pair: int, variant: Variant) -> Estimate:
         },
         null=Null.of("random subspaces with the covariance of both sets", drawn - haar, value),
         details=details,
-        notes=_notes(lab, SETS),
     )
 
 
@@ -339,7 +338,7 @@ def _above_random(lab: Lab, pair: int, variant: Variant) -> Estimate:
 
 def harmful_pair_not_higher(lab: Lab, case: Case) -> Estimates:
     """MSO of the harmful sets less that of each with the useful one, mean over window and shares."""
-    return {variant: _not_higher(lab, SETS, _mean, variant) for variant in VARIANTS}
+    return {variant: _not_higher(lab, SETS, whole, variant) for variant in VARIANTS}
 
 
 def early_tokens(lab: Lab, case: Case) -> Estimates:
@@ -352,7 +351,7 @@ def early_tokens(lab: Lab, case: Case) -> Estimates:
 
 def refusal_counterpart(lab: Lab, case: Case) -> Estimates:
     """The same with benign requests that look as if they would be refused in place of the useful ones."""
-    return {variant: _not_higher(lab, COUNTERPART_SETS, _mean, variant) for variant in VARIANTS}
+    return {variant: _not_higher(lab, COUNTERPART_SETS, whole, variant) for variant in VARIANTS}
 
 
 def _not_higher(lab: Lab, names: tuple[str, ...], choose: Choose, variant: Variant, **more: float) -> Estimate:
@@ -380,5 +379,4 @@ def _not_higher(lab: Lab, names: tuple[str, ...], choose: Choose, variant: Varia
         },
         null=Null.of("groups of topics dealt anew among the sets", trio.permuted(), value),
         details=details,
-        notes=_notes(lab, names),
     )

@@ -5,22 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from geometry_bench.activations.pooling import Pooling
+from geometry_bench.activations.pooling import LAST, Pooling
 from geometry_bench.claims.criteria import Above, Below, Within
 from geometry_bench.claims.model import Case, Claim
 from geometry_bench.claims.safety_subspaces import activations, weights
 from geometry_bench.claims.sources import SAFETY_SUBSPACES
 from geometry_bench.labs.family import PAIRS, STARTS, TASKS
-from geometry_bench.labs.requirements import MEAN, MEAN_KEPT, Requirements
+from geometry_bench.labs.requirements import MEAN_KEPT, Requirements
 
 # Activations
 
 _NOT_ABOVE = Below(beyond_null=False)
-_EARLY = (Pooling("mean_first", activations.EARLY), Pooling("mean_first", activations.EARLY, skip_sinks=True))
+_EARLY = Pooling("mean_first", activations.EARLY)
+_EARLY_KEPT = replace(_EARLY, skip_sinks=True)
 
-_CHAT_SETS = Requirements(sets=activations.SETS, rendering="chat", poolings=(MEAN, MEAN_KEPT))
+_CHAT_SETS = Requirements(sets=activations.SETS, rendering="chat", poolings=(MEAN_KEPT,))
+_RAW_SETS = Requirements(sets=activations.SETS, rendering="text", poolings=(LAST,))
 
 _CHAT: dict[str, Any] = {
+    "version": 2,  # 1 read the chat's mean over tokens in the published variant too
     "metric": "overlap",
     "smallest_change": 0.05,
 }
@@ -39,6 +42,7 @@ ACTIVATION_CLAIMS: tuple[Claim, ...] = (
         cases=tuple(Case(pair) for pair in activations.PAIRS),
         published_criterion=Above(beyond_null=False),
         requires=_CHAT_SETS,
+        published_requires=_RAW_SETS,
         **_CHAT,
     ),
     Claim(
@@ -51,6 +55,7 @@ ACTIVATION_CLAIMS: tuple[Claim, ...] = (
         criterion=_NOT_ABOVE,
         published_criterion=_NOT_ABOVE,
         requires=_CHAT_SETS,
+        published_requires=_RAW_SETS,
         **_CHAT,
     ),
     Claim(
@@ -64,7 +69,8 @@ ACTIVATION_CLAIMS: tuple[Claim, ...] = (
         cases=(Case(f"first-{activations.EARLY}"),),
         criterion=_NOT_ABOVE,
         published_criterion=_NOT_ABOVE,
-        requires=Requirements(sets=activations.SETS, rendering="chat", placed=_EARLY),
+        requires=replace(_CHAT_SETS, poolings=(), placed=(_EARLY_KEPT,)),
+        published_requires=replace(_RAW_SETS, poolings=(), placed=(_EARLY,)),
         **_CHAT,
     ),
     Claim(
@@ -77,6 +83,7 @@ ACTIVATION_CLAIMS: tuple[Claim, ...] = (
         criterion=_NOT_ABOVE,
         published_criterion=_NOT_ABOVE,
         requires=replace(_CHAT_SETS, sets=activations.COUNTERPART_SETS),
+        published_requires=replace(_RAW_SETS, sets=activations.COUNTERPART_SETS),
         **_CHAT,
     ),
 )

@@ -78,7 +78,7 @@ def _estimate(
     start: str,
     chosen: Sequence[Reading],
     statistic: Statistic,
-    null: Null | Callable[[float], Null],
+    null: Null | Callable[[float], Null | None] | None,
     details: dict[str, float | None],
     curves: Mapping[str, Curve],
     *,
@@ -146,7 +146,7 @@ def _energy(family: FamilyLab, start: str, task: str, variant: Variant) -> Estim
     def inner(chosen: Sequence[Reading]) -> float:
         return float(excess(chosen)[_INNER].mean())
 
-    def null(value: float) -> Null:
+    def null(value: float) -> Null | None:
         drawn = excess(every if variant == "published" else blocks, "random")  # (draws, shares)
         draws = np.abs(drawn).max(axis=1) if variant == "published" else drawn[:, _INNER].mean(axis=1)
         return Null.of("random bases of equal dimension", draws, value)
@@ -241,7 +241,7 @@ def _mso(family: FamilyLab, start: str, pair: tuple[str, str], variant: Variant)
     deviations = np.array([one.overlap[pair].haar_deviation.mean() for one in chosen])
     noise = np.random.default_rng(SEED).standard_normal((DRAWS, len(chosen)))
 
-    def null(value: float) -> Null:
+    def null(value: float) -> Null | None:
         return Null.of("uniformly random subspaces (analytic variance)", (noise * deviations).mean(axis=1), value)
 
     overlap, haar = (
@@ -299,7 +299,7 @@ def _order(family: FamilyLab, start: str, variant: Variant) -> Estimate:
         "share_highest_high": float(high),
     }
 
-    def null(value: float) -> Null:
+    def null(value: float) -> Null | None:
         # Each layer's three pairs keep their values over the thresholds and exchange their names.
         orders = generator.permuted(np.tile(np.arange(3), (DRAWS, lead.shape[0], 1)), axis=2)
         rows = [

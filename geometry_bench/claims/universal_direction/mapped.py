@@ -242,7 +242,7 @@ def group_estimate(
     value: float,
     interval: Interval,
     units: Units,
-    null: Null,
+    null: Null | None,
     details: Mapping[str, float | None],
     *,
     at_depths: Callable[[float], float] | None = None,
@@ -254,7 +254,6 @@ def group_estimate(
     known = dict(curves or {})
     if at_depths is not None:
         known["at_depth"] = Curve.along("relative depth", {depth: at_depths(depth) for depth in group.depths})
-    truncated = group.inputs(group.requires).truncated_prompts
     return Estimate.of(
         value,
         interval,
@@ -264,5 +263,5 @@ def group_estimate(
         null=null,
         label=label,
         details={**details, "depth": group.depth},
-        notes=[*notes, *([f"{truncated} requests shortened to fit a model's context"] if truncated else [])],
+        notes=list(notes),
     )
