@@ -14,6 +14,7 @@ from planted import NOT_SHOWN, made_up, measure, verdict
 from scipy import stats
 from scipy.stats import ortho_group
 
+from geometry_bench.asked import request_of
 from geometry_bench.claims.model import Case
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.claims.universal_direction import directions as universal
@@ -22,8 +23,9 @@ from geometry_bench.geometry.mapped import broadcast, direction_cosines, inner_p
 from geometry_bench.judging import reported_value
 from geometry_bench.labs.group import GroupLab, block_at
 from geometry_bench.labs.requirements import MEAN_LAST_FIVE
-from geometry_bench.options import OPTIONS, request_of
-from geometry_bench.prompts.roles import ALIGNMENT, RequestSettings
+from geometry_bench.options import OPTIONS
+from geometry_bench.prompts.names import ALIGNMENT
+from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.published.load import load_publication
 from geometry_bench.records.facts import GroupFacts, MemberFacts, PromptInputs
 from geometry_bench.records.judgement import ClaimVerdict

@@ -17,7 +17,6 @@ from geometry_bench.activations.pooling import Pooling
 from geometry_bench.claims.magnitude_variance import CLAIMS as SOURCE_C
 from geometry_bench.claims.magnitude_variance import detection, magnitude
 from geometry_bench.claims.registry import CLAIMS
-from geometry_bench.claims.requests import classes
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.judging import judge_published
 from geometry_bench.labs.memo import Memo, remembered

@@ -6,17 +6,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.prompts.builtin import BUILT_IN
+from geometry_bench.prompts.names import ALIGNMENT, NEUTRAL
 from geometry_bench.prompts.sets import RequestSet, load_set
-
-NEUTRAL = "instructions"
-"""The set of benign instructions that belongs to neither class."""
-
-ALIGNMENT = "alignment"
-"""The benign instructions that maps between models are fitted on (source B)."""
-
-ROLES: tuple[str, ...] = (*BUILT_IN, ALIGNMENT)
-"""What sets of requests are there for. Each role has a built-in set, and can be given another one."""
 
 _FOLLOWS = {ALIGNMENT: NEUTRAL, "safe-unmatched": "safe"}
 """Roles that take the set of another role where they have none of their own."""

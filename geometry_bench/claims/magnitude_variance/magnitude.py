@@ -30,7 +30,7 @@ from geometry_bench.geometry.resampling import Interval, jackknife_interval
 from geometry_bench.labs.memo import remembered
 from geometry_bench.labs.model import Lab
 from geometry_bench.labs.requirements import LAST_KEPT, MEAN_KEPT
-from geometry_bench.prompts.roles import NEUTRAL
+from geometry_bench.prompts.names import NEUTRAL
 from geometry_bench.records.estimates import VARIANTS, Curve, Estimate, Null, Variant
 from geometry_bench.records.measurement import Absence, NotApplicableError
 

@@ -35,7 +35,7 @@ from geometry_bench.geometry.resampling import jackknife_interval
 from geometry_bench.geometry.scorers import contrast
 from geometry_bench.geometry.transfer import mapped_null, null_cosine, universal_from_gram
 from geometry_bench.labs.group import GroupLab
-from geometry_bench.prompts.roles import ALIGNMENT
+from geometry_bench.prompts.names import ALIGNMENT
 from geometry_bench.records.estimates import VARIANTS, Curve, Estimate, Null, Units, Variant
 from geometry_bench.records.measurement import Absence, NotApplicableError
 

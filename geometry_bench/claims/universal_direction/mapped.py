@@ -24,7 +24,7 @@ from geometry_bench.geometry.scorers import contrast, label_contrasts
 from geometry_bench.geometry.transfer import PenaltyChoice, RidgeMap, best_penalty, fit_ridge
 from geometry_bench.labs.group import GroupLab
 from geometry_bench.labs.memo import remembered
-from geometry_bench.prompts.roles import ALIGNMENT
+from geometry_bench.prompts.names import ALIGNMENT
 from geometry_bench.records.estimates import Curve, Estimate, Null, Units, Variant
 from geometry_bench.records.measurement import Absence, NotApplicableError
 
