@@ -11,11 +11,12 @@ import pytest
 from models import TEMPLATES, tiny_model, tiny_tokenizer
 
 from geometry_bench.activations.readability import readability
+from geometry_bench.asked import request_of
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.labs.group import GroupLab
 from geometry_bench.labs.model import Lab
 from geometry_bench.labs.requirements import MEAN_KEPT, Requirements
-from geometry_bench.options import OPTIONS, request_of
+from geometry_bench.options import OPTIONS
 from geometry_bench.prompts.pack import load_pack
 from geometry_bench.prompts.render import ChatFormat
 from geometry_bench.prompts.roles import RequestSettings
