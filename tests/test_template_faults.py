@@ -26,7 +26,7 @@ from geometry_bench.run.plan import plan
 from geometry_bench.subjects.groups import DEPTH
 from geometry_bench.subjects.hashing import content_hash
 from geometry_bench.subjects.spec import SubjectSpec, resolve
-from geometry_bench.subjects.tokenizing import load_tokenizer
+from geometry_bench.subjects.tokenizers import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 NATIVE = TEMPLATES["native"]
@@ -36,6 +36,11 @@ SPACED = ("How do kites fly?", " a leading space", "   three, then  two", "a\n\n
 def saved(folder: Path, **options: Any) -> Path:
     tiny_tokenizer(**options).save_pretrained(folder)
     return folder
+
+
+def loaded(folder: Path) -> tuple[Any, tuple[str, ...]]:
+    tokenizer, _, notes = load_tokenizer(SubjectSpec(str(folder)), folder, "mine")
+    return tokenizer, notes
 
 
 def chat(template: Any, *arguments: str) -> ChatFormat:
@@ -53,7 +58,7 @@ def test_a_template_in_a_processors_file_is_used_and_said(tmp_path: Path, file: 
     saved(tmp_path)
     template = [{"name": "default", "template": NATIVE}, {"name": "tool_use", "template": "x"}] if named else NATIVE
     (tmp_path / file).write_text(json.dumps({"chat_template": template, "processor_class": "LlavaProcessor"}))
-    tokenizer, notes = load_tokenizer(tmp_path, "mine")
+    tokenizer, notes = loaded(tmp_path)
     assert ChatFormat(tokenizer, max_length=None).template_hash == chat(NATIVE).template_hash
     assert notes == (f"the chat template is taken from {file}",)
 
@@ -61,7 +66,7 @@ def test_a_template_in_a_processors_file_is_used_and_said(tmp_path: Path, file: 
 def test_a_tokenizers_own_template_goes_first_and_another_is_named(tmp_path: Path) -> None:
     saved(tmp_path, chat_template="native")
     (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": TEMPLATES["no_bos"]}))
-    tokenizer, notes = load_tokenizer(tmp_path, "mine")
+    tokenizer, notes = loaded(tmp_path)
     assert tokenizer.chat_template == NATIVE
     assert notes == ("the chat template of chat_template.json differs from the tokenizer's and is not used",)
 
@@ -94,7 +99,7 @@ def test_without_a_template_the_format_is_said_and_whether_a_bos_is() -> None:
 def test_a_tekken_file_alone_is_said(tmp_path: Path) -> None:
     saved(tmp_path)
     (tmp_path / "tekken.json").write_text("{}")
-    assert "tekken.json holds no chat template" in load_tokenizer(tmp_path, "mine")[1][0]
+    assert "tekken.json holds no chat template" in loaded(tmp_path)[1][0]
 
 
 # What templates do
@@ -202,7 +207,7 @@ def zoo() -> list[Path]:
 def test_the_zoos_tokenizers_read_as_their_files_say(folder: Path) -> None:
     from tokenizers import Tokenizer
 
-    tokenizer, notes = load_tokenizer(folder, "zoo")
+    tokenizer, notes = loaded(folder)
     stored = Tokenizer.from_file(str(folder / "tokenizer.json"))
     for text in SPACED:
         assert (
@@ -220,7 +225,7 @@ def test_a_byte_level_tokenizer_keeps_its_spaces_whatever_class_is_declared(tmp_
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "tokenizer_class": declared}))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    tokenizer, _ = load_tokenizer(tmp_path, "mine")
+    tokenizer, _ = loaded(tmp_path)
     for text in SPACED:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert ids == tiny_tokenizer()(text, add_special_tokens=False)["input_ids"]
@@ -235,17 +240,9 @@ def test_a_class_that_drops_spaces_is_passed_over_and_said(tmp_path: Path, monke
     broken = tiny_tokenizer()
     broken.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: broken)
-    tokenizer, notes = load_tokenizer(tmp_path, "mine")
+    tokenizer, notes = loaded(tmp_path)
     assert tokenizer.decode(tokenizer("a  b c", add_special_tokens=False)["input_ids"]) == "a  b c"
     assert "drops spaces" in notes[0]
-
-
-def test_a_tokenizer_that_makes_no_token_is_refused() -> None:
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    with pytest.raises(GeometryBenchError, match="makes no token"):
-        ChatFormat(PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE())), max_length=None)
 
 
 # Texts that a model cannot read

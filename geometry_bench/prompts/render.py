@@ -43,8 +43,8 @@ class ChatFormat:
     ``arguments`` (``KEY=VALUE``) go to the template. ``prompt_tail`` is what follows the user's text, its last 80
     characters.
 
-    Raises GeometryBenchError for a tokenizer that makes no tokens, a template that cannot be rendered or draws at random, or
-    a stated policy that it contradicts.
+    Raises GeometryBenchError for a template that cannot be rendered or draws at random, or a stated policy that it
+    contradicts.
     """
 
     def __init__(
@@ -52,8 +52,6 @@ class ChatFormat:
     ) -> None:
         self._tokenizer = tokenizer
         self.max_length = max_length
-        if not self._plain_ids(USER_PROBE):
-            raise GeometryBenchError("The tokenizer makes no token of a word; give the one that belongs to the model.")
         self.template = ChatTemplate.of(tokenizer, parse_arguments(arguments))
         self.name = PLAIN_NAME if self.template is None else "chat_template"
         self.system_policy: SystemPolicy = self._policy(system_role)
