@@ -305,11 +305,11 @@ def test_what_claims_on_weights_leave_out_is_said_with_its_share(
     assert {reading.name: reading.layer for reading in lab.readings("aligned")} == {
         name: block for block, name in enumerate(list(TENSORS)[:2])
     }
-    assert [note.partition(": ")[2] for note in lab.notes()][0] == update.left_out
+    assert lab.notes()[0].partition(": ")[2] == update.left_out
     app(["updates", "--family", str(folder), "--no-rank"], standalone_mode=False)
     assert update.left_out in capsys.readouterr().out
+    arguments = ["--task", "harmful", "--scheme", "parallel", "--layers", "5", "--out", str(tmp_path / "out")]
     with pytest.raises(GeometryBenchError, match="has no layer 5; it has layers 0 to 1"):
-        arguments = ["--task", "harmful", "--scheme", "parallel", "--layers", "5", "--out", str(tmp_path / "out")]
         app(["project", "--family", str(folder), *arguments], standalone_mode=False)
 
 
