@@ -111,6 +111,13 @@ def test_bare_fp8_is_cast_and_recorded_and_scales_without_words_are_refused(own:
     assert "eight-bit weights with scales (model.layers.0.exponents)" in refused(own)
 
 
+def test_scales_that_transformers_does_not_apply_are_refused(own: Path) -> None:
+    scale = {"model.layers.0.mlp.up_proj.weight_scale": torch.ones(1)}
+    edit_weights(own, lambda weights: in_fp8(weights) | scale)
+    edit_config(own, quantization_config={"quant_method": "modelopt", "quant_algo": "FP8"})
+    assert "is quantised by modelopt, and transformers applies none of its scales" in refused(own)
+
+
 def test_mxfp4_is_taken_back_to_floats_and_recorded(tmp_path: Path) -> None:
     from test_architectures import random_model as of_type
 
