@@ -45,8 +45,8 @@ def refuse_unapplied(unused: Iterable[str], quantisation: str, name: str) -> Non
     scales = [one for one in unused if _SCALE.search(one)]
     if scales:
         raise GeometryBenchError(
-            f"{name} is quantised by {quantisation}, and transformers applies none of its scales ({scales[0]} the first), so "
-            "its weights would be other ones; give the float weights."
+            f"{name} is quantised by {quantisation}, and transformers applies none of its scales ({scales[0]} the first), "
+            "so its weights would be other ones; give the float weights."
         )
 
 
