@@ -1,7 +1,7 @@
 """The publications themselves: statements of a source, checked against the values that it reports. No model is needed.
 
 A contradicted statement is on record in the stored baselines, so it is an expected failure here, with the values in its
-reason. Audits run where no subject is named, or with ``-k audit`` beside one.
+reason. Audits run where no subject is named.
 """
 
 from geometry_bench.claims import audited

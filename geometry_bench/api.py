@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from geometry_bench.run.execute import Failure, Session, execute
 from geometry_bench.run.plan import plan
 from geometry_bench.run.request import Request, Settings, chosen_claims
 from geometry_bench.subjects.families import load_family
-from geometry_bench.subjects.groups import DEPTH, group_of, load_group
+from geometry_bench.subjects.groups import DEPTH, Group, group_of, load_group
 from geometry_bench.subjects.spec import SubjectSpec
 from geometry_bench.subjects.subject import Subject
 
@@ -174,6 +174,7 @@ def measure(
     claims: str | Sequence[str] | Mapping[str, Claim] = (),
     name: str = "model",
     alignment: str | None = None,
+    template_arguments: Sequence[str] = (),
     sets: Mapping[str, str] | None = None,
     requests: int = RequestSettings.count,
     prompts: str | Path | None = None,
@@ -194,6 +195,7 @@ def measure(
         claims: ids or patterns such as ``safety.*``, or claims by id; all if empty.
         name: what a model in memory is called.
         alignment: how the models were aligned, such as ``SFT + DPO``.
+        template_arguments: ``KEY=VALUE`` each, for the chat template.
         sets: requests to measure with, by role: a public set, a data set of the Hub, or a file.
         requests: how many are drawn of each class.
         prompts: a prompt pack in place of the built-in one.
@@ -211,11 +213,21 @@ def measure(
     if tokenizer is not None:
         if len(models) != 1:
             raise GeometryBenchError("A tokenizer goes with one model in memory: give both, and nothing else.")
-        live, models = (Subject.wrap(models[0], tokenizer, name=name, alignment=alignment),), ()
+        wrapped = Subject.wrap(
+            models[0], tokenizer, name=name, alignment=alignment, template_arguments=template_arguments
+        )
+        live, models = (wrapped,), ()
     specs = [one if isinstance(one, SubjectSpec) else SubjectSpec(_named(one), alignment=alignment) for one in models]
     families = () if family is None else (load_family(Path(family)),)
     specs += [found.spec(member) for found in families for member in found.members]
-    groups = () if group is None else (load_group(Path(group)),)
+    specs = [_with_arguments(spec, template_arguments) for spec in specs]
+    groups: tuple[Group, ...] = () if group is None else (load_group(Path(group)),)
+    groups = tuple(
+        replace(
+            one, members={member: _with_arguments(spec, template_arguments) for member, spec in one.members.items()}
+        )
+        for one in groups
+    )
     if reference is not None:
         groups = (*groups, group_of(specs, reference))
     request = Request(
@@ -251,6 +263,10 @@ def measured(request: Request, store: BaselineStore | None = None) -> Results:
             raise one.error
         found.append(one)
     return Results(tuple(found), None if store is None else StoredBaselines(store), laid_out.claims)
+
+
+def _with_arguments(spec: SubjectSpec, arguments: Sequence[str]) -> SubjectSpec:
+    return replace(spec, template_arguments=tuple(sorted(set(arguments)))) if arguments else spec
 
 
 def _named(model: Any) -> str:

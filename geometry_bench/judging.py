@@ -16,7 +16,7 @@ from geometry_bench.published.publication import Publication
 from geometry_bench.published.subject import PublishedSubject
 from geometry_bench.records.baselines import BaselineStore, Found
 from geometry_bench.records.estimates import Estimate
-from geometry_bench.records.facts import GroupFacts, ModelFacts, PromptInputs
+from geometry_bench.records.facts import GroupFacts, MemberFacts, ModelFacts, PromptInputs
 from geometry_bench.records.judgement import (
     Answer,
     BaselineVerdict,
@@ -195,7 +195,7 @@ def reported_value(claim: Claim, one: Measurement) -> float | None:
         return None
     source, subject = load_publication(claim.source.id), one.subject
     if isinstance(subject, GroupFacts):
-        found = {member: source.find(facts.name or member) for member, facts in subject.members.items()}
+        found = {member: _published_model(source, facts) for member, facts in subject.members.items()}
         keys = {member: published.key for member, published in found.items() if published is not None}
         same = [group for group in source.groups.values() if set(group.members) == set(keys.values())]
         if one.case not in keys or len(keys) < len(found) or not same or same[0].reference != keys[subject.reference]:
@@ -207,9 +207,9 @@ def reported_value(claim: Claim, one: Measurement) -> float | None:
     return claim.reported(published, case) if published is not None else None
 
 
-def _published_model(source: Publication, subject: ModelFacts) -> PublishedSubject | None:
+def _published_model(source: Publication, subject: ModelFacts | MemberFacts) -> PublishedSubject | None:
     """The published subject that a model is: by Hub id and depth, never by a folder's name, which holds no slash."""
-    found = source.find(subject.name) if "/" in subject.name else None
+    found = source.find(subject.name) if subject.name is not None and "/" in subject.name else None
     return found if found is not None and found.layers == subject.layers else None
 
 

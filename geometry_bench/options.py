@@ -6,20 +6,13 @@ Every pytest run of an environment declares them, so that nothing heavy is impor
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.prompts.roles import ROLES, RequestSettings
-from geometry_bench.subjects.families import Family, embedded_families, load_family
-from geometry_bench.subjects.groups import DEPTH, embedded_groups, group_manifest, group_of, load_group
-from geometry_bench.subjects.spec import SubjectSpec
-
-if TYPE_CHECKING:
-    from geometry_bench.run.bench import Output
-    from geometry_bench.run.request import Request, Settings
+from geometry_bench.prompts.names import ROLES
 
 
 @dataclass(frozen=True)
@@ -96,6 +89,13 @@ def _role(text: str) -> tuple[str, str]:
     return role, name
 
 
+def _template_argument(text: str) -> str:
+    from geometry_bench.prompts.template import parse_arguments
+
+    parse_arguments([text])
+    return text
+
+
 def _modes(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -132,11 +132,10 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "--depth",
-        f"Relative depth of the block at which a group is measured, 0 to 1 (default: {DEPTH:.2f}); other depths are "
+        "Relative depth of the block at which a group is measured, 0 to 1 (default: two thirds); other depths are "
         "recorded beside it.",
         "D",
         parse=_depth,
-        default=DEPTH,
     ),
     Option(
         "--weights",
@@ -159,6 +158,14 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "--attention", "Attention kernel: sdpa, eager, flash_attention_2, ...; the effective one is recorded.", "KERNEL"
+    ),
+    Option(
+        "--template-arguments",
+        "Argument of the chat template, such as enable_thinking=false; recorded, and values of others are not comparable. "
+        "Repeatable.",
+        "KEY=VALUE",
+        "repeated",
+        parse=_template_argument,
     ),
     Option("--adapter", "PEFT adapter folder to put on the --model (extra: adapters).", "DIR"),
     Option(
@@ -187,9 +194,9 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "--set",
-        f"Requests that replace a built-in set, as ROLE=SET: a public set (advbench, xstest, ...), org/name "
-        f"of a data set on the Hub, or FILE[:COLUMN] (csv, json, jsonl, parquet, txt). Roles: "
-        f"{', '.join(ROLES)}. Repeatable.",
+        "Requests that replace a built-in set, as ROLE=SET: a public set (advbench, xstest, ...), org/name "
+        "of a data set on the Hub, or FILE[:COLUMN] (csv, json, jsonl, parquet, txt); ?COLUMN=VALUE at its end keeps the "
+        f"rows with that value ('unsafe=mine.csv:prompt?label=unsafe'). Roles: {', '.join(ROLES)}. Repeatable.",
         "ROLE=SET",
         "repeated",
         parse=_role,
@@ -241,157 +248,3 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("--activation-cache", "Folder of the activation cache, or off.", "DIR|off"),
 )
-
-
-def request_of(values: Mapping[str, Any], *, progress: bool = True) -> Request:
-    """The request that option values by ``dest`` make: models, members of each ``--family``, groups, families' weights.
-
-    Without any of them, everything embedded, and the publications.
-
-    Raises:
-        GeometryBenchError: an ``--alignment`` that is not MODEL=METHOD or names no subject, an option of ``--model``
-            without one, a manifest that is faulty, two families or groups of one name, a group of one, a reference that is
-            no subject.
-    """
-    from geometry_bench.claims.registry import claims_of
-    from geometry_bench.published.load import SOURCES
-    from geometry_bench.run.request import Request
-
-    names = _pairs("--name", "FOLDER=NAME", values["gb_name"] or ())
-    models = [
-        SubjectSpec(model, revision=values["gb_revision"], adapter=values["gb_adapter"], name=names.pop(model, None))
-        for model in dict.fromkeys(values["gb_model"] or ())
-    ]
-    if names:
-        raise GeometryBenchError(
-            f"--name names {', '.join(names)}, which is no --model of this run: spell it as there."
-        )
-    of_models = [f"--{name}" for name in ("revision", "adapter") if values[f"gb_{name}"] is not None]
-    if of_models and not models:
-        raise GeometryBenchError(f"{of_models[0]} goes with --model, and none is given: name its model.")
-    families = _families(values["gb_family"] or ())
-    groups = [load_group(path) for path in dict.fromkeys(map(group_manifest, values["gb_group"] or ()))]
-    weights = _families([*(values["gb_family"] or ()), *(values["gb_weights"] or ())])
-    nothing_named = not models and not weights and not groups
-    if nothing_named:
-        families = list(embedded_families())
-        weights = [family for family in families if family.by_role("useful")]
-        groups = list(embedded_groups()) if values["gb_reference"] is None else []
-    members = [family.spec(member) for family in families for member in family.members]
-    for spec in models:
-        if any(spec.model == member.name != member.model for member in members):
-            raise GeometryBenchError(
-                f"--model {spec.model} is also a member of a --family of this run: drop one of the two options "
-                "(-k chooses members of a family)."
-            )
-    specs = [*models, *members]
-    methods = _methods(values["gb_alignment"] or (), specs, bool(families))
-    settings = {
-        name: values[f"gb_{name}"] for name in ("dtype", "device", "attention", "trust_remote_code", "allow_pickle")
-    }
-    specs = [replace(spec, **settings, alignment=methods.get(_label(spec), spec.alignment)) for spec in specs]
-    if values["gb_reference"] is not None:
-        if not specs:
-            raise GeometryBenchError(
-                "--reference goes with --model or --family, and neither is given: name the models."
-            )
-        groups.append(group_of(specs, values["gb_reference"]))
-    groups = [
-        replace(group, members={name: replace(spec, **settings) for name, spec in group.members.items()})
-        for group in groups
-    ]
-    same = [group.id for place, group in enumerate(groups) if group.id in [other.id for other in groups[:place]]]
-    if same:
-        raise GeometryBenchError(f"Two groups are called {same[0]}: change the name in one of their manifests.")
-    return Request(
-        claims=claims_of(values["gb_claims"] or ()),
-        specs=tuple(specs),
-        groups=tuple(groups),
-        families=tuple(weights),
-        publications=SOURCES if nothing_named else (),
-        settings=_settings(values, progress),
-    )
-
-
-def _settings(values: Mapping[str, Any], progress: bool) -> Settings:
-    from geometry_bench.labs.model import CaptureSettings
-    from geometry_bench.run.request import Settings
-
-    cache = values["gb_activation_cache"]
-    return Settings(
-        prompts=values["gb_prompts"],
-        requests=RequestSettings(
-            RequestSettings.count if values["gb_requests"] is None else values["gb_requests"],
-            sources=tuple(dict(values["gb_set"] or ()).items()),
-        ),
-        depth=values["gb_depth"],
-        capture=CaptureSettings(values["gb_batch_size"], values["gb_token_budget"], progress=progress),
-        cache=cache != "off",
-        cache_dir=Path(cache) if cache and cache != "off" else None,
-    )
-
-
-def output_of(values: Mapping[str, Any]) -> Output:
-    """Where measurements go and what they are compared with, from option values by ``dest``."""
-    from geometry_bench.run.bench import Output
-
-    return Output(
-        results=values["gb_results"],
-        resume=values["gb_resume"],
-        baselines=values["gb_baselines"],
-        against=values["gb_against"],
-        update=values["gb_baseline_update"],
-        update_reason=values["gb_update_reason"],
-        require_comparison=values["gb_require_comparison"],
-    )
-
-
-def _methods(declared: Iterable[str], specs: Sequence[SubjectSpec], of_families: bool) -> dict[str, str]:
-    """Alignment methods by subject, from ``--alignment``; a folder may be spelled in any way that leads to it."""
-    declared_of = _pairs("--alignment", "MODEL=METHOD", declared)
-    methods: dict[str, str] = {}
-    stray: list[str] = []
-    for spelled, method in declared_of.items():
-        meant = [_label(spec) for spec in specs if spelled == _label(spec) or _same_folder(spelled, spec.model)]
-        methods |= dict.fromkeys(meant, method)
-        stray += [] if meant else [spelled]
-    if stray:
-        families_too = " and no FAMILY/MEMBER of its families" if of_families else ""
-        raise GeometryBenchError(
-            f"--alignment names {', '.join(stray)}, which is no --model of this run{families_too}: spell it as there."
-        )
-    return methods
-
-
-def _same_folder(spelled: str, model: str) -> bool:
-    paths = [Path(text).expanduser() for text in (spelled, model)]
-    return all(path.is_dir() for path in paths) and paths[0].resolve() == paths[1].resolve()
-
-
-def _pairs(flag: str, form: str, given: Iterable[str]) -> dict[str, str]:
-    """Text of the form KEY=VALUE, as a mapping."""
-    pairs = {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not equals or not key or not value:
-            raise GeometryBenchError(f"{flag} {text}: write it as {form}.")
-        pairs[key] = value
-    return pairs
-
-
-def _label(spec: SubjectSpec) -> str:
-    """How ``--alignment`` names a subject."""
-    return spec.name or spec.model
-
-
-def _families(paths: Iterable[str]) -> list[Family]:
-    by_name: dict[str, Family] = {}
-    for path in paths:
-        family = load_family(Path(path))
-        same = by_name.setdefault(family.id, family)
-        if same.path.resolve() != family.path.resolve():
-            # Test ids, records and baselines go by FAMILY/MEMBER: one family's would pass for the other's.
-            raise GeometryBenchError(
-                f"Two families are called {family.id} ({same.path} and {family.path}): change the name in one of them."
-            )
-    return list(by_name.values())

@@ -27,9 +27,9 @@ from geometry_bench.activations.capture import capture, capture_batches
 from geometry_bench.activations.pooling import LAST, Pooler, Pooling
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.storage import digest
-from geometry_bench.subjects.streams import block_output
 from geometry_bench.subjects.load import load
 from geometry_bench.subjects.spec import Identity, SubjectSpec
+from geometry_bench.subjects.streams import block_output
 from geometry_bench.subjects.subject import Subject
 from tests import models
 from tests.models import random_model, tiny_model

@@ -12,8 +12,9 @@ import pytest
 from conftest import SMALL
 from models import tiny_model
 
+from geometry_bench.asked import request_of
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.options import OPTIONS, request_of
+from geometry_bench.options import OPTIONS
 from geometry_bench.records.facts import ModelFacts
 from geometry_bench.records.measurement import Measurement
 from geometry_bench.resources import data_root

@@ -241,13 +241,12 @@ def test_prompts_of_a_topic_stay_together_and_no_resample_loses_a_class(labels: 
     assert (leave_one_cluster_out(TOPICS, 12).sum(axis=1) == 10).all()
 
 
-def test_labels_are_permuted_within_mixed_topics_and_by_whole_topics_otherwise() -> None:
+def test_labels_are_permuted_within_mixed_topics_and_among_the_prompts_of_all_others() -> None:
     mixed = permuted_labels(MIXED, TOPICS, draws=200)
     assert (mixed[:, ::2] != mixed[:, 1::2]).all()
-    pure = permuted_labels(PURE, TOPICS, draws=200)
-    assert (pure[:, ::2] == pure[:, 1::2]).all()
+    pure = permuted_labels(PURE, TOPICS, draws=2000)
     assert (pure.sum(axis=1) == 6).all()
-    assert len(np.unique(pure, axis=0)) == 20
+    assert len(np.unique(pure, axis=0)) > 800
 
 
 def test_bad_input_is_told() -> None:

@@ -14,6 +14,7 @@ from planted import NOT_SHOWN, made_up, measure, verdict
 from scipy import stats
 from scipy.stats import ortho_group
 
+from geometry_bench.asked import request_of
 from geometry_bench.claims.model import Case
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.claims.universal_direction import directions as universal
@@ -22,8 +23,9 @@ from geometry_bench.geometry.mapped import broadcast, direction_cosines, inner_p
 from geometry_bench.judging import reported_value
 from geometry_bench.labs.group import GroupLab, block_at
 from geometry_bench.labs.requirements import MEAN_LAST_FIVE
-from geometry_bench.options import OPTIONS, request_of
-from geometry_bench.prompts.roles import ALIGNMENT, RequestSettings
+from geometry_bench.options import OPTIONS
+from geometry_bench.prompts.names import ALIGNMENT
+from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.published.load import load_publication
 from geometry_bench.records.facts import GroupFacts, MemberFacts, PromptInputs
 from geometry_bench.records.judgement import ClaimVerdict
@@ -339,10 +341,10 @@ def test_sets_of_ones_own_take_the_place_of_built_in_ones(tmp_path: Path) -> Non
     for source, sentence in zip(
         wrong,
         (
-            "holds 1 request",
+            "gives 1 request: at least 4",
             "no column 'goal'",
             "There is no prompt set",
-            "has 3 requests: at least 4",
+            "gives 3 requests: at least 4",
             "are the same requests",
         ),
         strict=True,
@@ -402,8 +404,10 @@ def test_a_published_group_brings_its_values() -> None:
 def test_reported_values_are_those_of_a_group_with_the_same_members_and_reference(
     reference: str, sizes: str, expected: dict[str, float | None]
 ) -> None:
-    names = zip("abc", sizes.split(), strict=False)
-    members = {name: MemberFacts(name=f"EleutherAI/pythia-{size}", revision="r") for name, size in names}
+    names, layers = zip("abc", sizes.split(), strict=False), {"160m": 12, "410m": 24, "1b": 16}
+    members = {
+        name: MemberFacts(name=f"EleutherAI/pythia-{size}", revision="r", layers=layers[size]) for name, size in names
+    }
     facts = GroupFacts(id="group/x", name="group/x", revision="r", reference=reference, members=members)
     one, claim = made_up("universal.shared_axis", 0.5), CLAIMS["universal.shared_axis"]
     cases = ("mean", *members)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from geometry_bench.activations.pooling import Pooling
 from geometry_bench.claims.magnitude_variance import CLAIMS as SOURCE_C
 from geometry_bench.claims.magnitude_variance import detection, magnitude
 from geometry_bench.claims.registry import CLAIMS
-from geometry_bench.claims.requests import classes
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.judging import judge_published
 from geometry_bench.labs.memo import Memo, remembered
@@ -170,18 +168,6 @@ def test_nothing_planted_nothing_found() -> None:
     assert inside.value > 0.9
     assert inside.null is not None
     assert inside.null.low <= inside.value <= inside.null.high
-
-
-def test_partners_are_swapped_and_stragglers_within_their_topic() -> None:
-    both = classes(PlantedLab(lambda name, generator, count: generator.normal(size=(count, 1, 2)), 1, 20), "corrected")  # type: ignore[arg-type]
-    names = both.exchangeable
-    assert all(name.startswith("pair ") for name in names)
-    assert sorted(names[:20]) == sorted(names[20:])
-    assert len(set(names)) == 20
-    stray = SimpleNamespace(
-        ids=("a", "b", "c"), partners=("b", "a", "z"), topics=("t",) * 3, labels=np.array([0, 1, 1])
-    )
-    assert type(both).exchangeable.fget(stray) == ("pair b", "pair b", "topic t")  # type: ignore[attr-defined]
 
 
 def test_a_model_without_a_block_at_that_depth_is_told() -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from models import TEMPLATES, tiny_tokenizer
 
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.prompts.render import FIXED_DATE, ChatFormat, Encoded
+from geometry_bench.prompts.render import ChatFormat, Encoded
+from geometry_bench.prompts.template import FIXED_DATE
 
 BOS, EOS = 1, 2
 SYSTEM, USER = "Weigh harm first.", "How do tides work?"
@@ -156,7 +157,7 @@ def test_raw_text_gets_one_bos_and_is_cut_at_its_end() -> None:
     format_ = chat("native", max_length=6)
     assert format_.encode_text("rain").ids[0] == BOS
     assert format_.encode_text("rain").ids.count(BOS) == 1
-    assert format_.encode_text("<s>rain").ids == format_.encode_text("rain").ids
+    assert format_.encode_text("<s>rain").ids.count(BOS) == 1, "a control token in a text stays text"
     assert not format_.encode_text("rain!").truncated
     long = format_.encode_text("rain and sun")
     assert long.truncated

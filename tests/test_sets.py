@@ -457,3 +457,10 @@ def test_real_files(file: str, column: str, count: int | None, duplicates: int |
     assert duplicates is None or found.sampled.duplicates == duplicates
     assert all(len(text) > 5 for text in found.texts)
     assert len(load_set(path, count=50, seed=2)) == 50
+
+
+def test_the_names_of_the_built_in_sets_are_declared_once_for_the_options() -> None:
+    from geometry_bench.prompts.builtin import BUILT_IN
+    from geometry_bench.prompts.names import BUILT_IN_NAMES
+
+    assert tuple(BUILT_IN) == BUILT_IN_NAMES

@@ -13,12 +13,13 @@ from models import tiny_model
 from planted import measure, verdict
 from safetensors.torch import load_file, save_file
 
+from geometry_bench.asked import request_of
 from geometry_bench.claims.model import Case
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.claims.safety_subspaces.weights import percentile_layers
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.labs.family import ALIGNMENT, SHARES, THRESHOLDS, FamilyLab
-from geometry_bench.options import OPTIONS, request_of
+from geometry_bench.options import OPTIONS
 from geometry_bench.records.facts import FamilyFacts
 from geometry_bench.records.judgement import ClaimVerdict
 from geometry_bench.records.measurement import NotApplicableError

@@ -19,8 +19,8 @@ from geometry_bench.prompts.sets import RequestSet
 from geometry_bench.records.estimates import Units, Variant
 
 SEED = 0
-FEWEST = 4
-"""Requests of a class, so that each half of a held-out split keeps one when another is left out."""
+KEPT_AT_MOST = 0.1
+"""Share of the prompts that a null may leave in their class since they have no counterpart."""
 
 _SETS: dict[Variant, tuple[str, str]] = {
     "published": ("safe-unmatched", "unsafe"),
@@ -48,24 +48,20 @@ class Labelled:
         """The two sets, one after the other.
 
         Raises:
-            GeometryBenchError: a class has too few requests, or both are the same set.
+            GeometryBenchError: both are the same set.
         """
-        for name, requests in (("safe", safe), ("harmful", harmful)):
-            if len(requests) < FEWEST:
-                raise GeometryBenchError(
-                    f"The {name} class ({requests.name}) has {len(requests)} requests: at least {FEWEST} are needed, since "
-                    "intervals leave some out; add requests, or draw more with --requests."
-                )
         if safe.hash == harmful.hash:
             raise GeometryBenchError(
                 f"The safe and the harmful class are the same requests ({safe.name} and {harmful.name}): name two sets."
             )
-        drawn = [*safe.requests, *harmful.requests]
+        drawn = [(kind, one) for kind, of in (("safe", safe), ("harmful", harmful)) for one in of.requests]
+        # Row 1 of one file has nothing to do with row 1 of another.
+        ids = tuple(one.id if one.topic is not None else f"{kind} {one.id}" for kind, one in drawn)
         return cls(
             labels=np.repeat([False, True], [len(safe), len(harmful)]),
-            topics=(*safe.topics, *harmful.topics),
-            ids=tuple(request.id for request in drawn),
-            partners=tuple(request.partner for request in drawn),
+            topics=tuple(one.topic if one.topic is not None else id for id, (_, one) in zip(ids, drawn, strict=True)),
+            ids=ids,
+            partners=tuple(one.partner for _, one in drawn),
             **more,
         )
 
@@ -75,19 +71,39 @@ class Labelled:
 
     @property
     def exchangeable(self) -> tuple[str, ...]:
-        """One label a prompt: within a label, class could be swapped if class did not matter.
+        """One stratum a prompt: within it, class could be swapped if class did not matter.
 
-        Partners share most of their wording, so they are what is swapped. A prompt whose partner was not drawn is swapped
-        with others of its topic, and one without a topic with all others of that kind.
+        Partners share most of their wording, so they are what is swapped; prompts without a partner are swapped within their
+        topic. All that have no counterpart of the other class there are one stratum. Where even that is of one class, so
+        that more than ``KEPT_AT_MOST`` of the prompts could never change theirs, coarser strata are taken: topics, or all.
         """
         harmful = {name for name, flag in zip(self.ids, self.labels, strict=True) if flag}
         claimed = {partner for partner, flag in zip(self.partners, self.labels, strict=True) if not flag}
-        rows = zip(self.ids, self.partners, self.topics, self.labels, strict=True)
-        pairs = [name if flag and name in claimed else partner if not flag else None for name, partner, _, flag in rows]
-        return tuple(
-            f"pair {pair}" if pair in harmful else "no topic" if topic == name else f"topic {topic}"
-            for pair, topic, name in zip(pairs, self.topics, self.ids, strict=True)
-        )
+        rows = zip(self.ids, self.partners, self.labels, strict=True)
+        pairs = [name if flag and name in claimed else partner if not flag else None for name, partner, flag in rows]
+        topics = [
+            "no topic" if topic == name else f"topic {topic}" for topic, name in zip(self.topics, self.ids, strict=True)
+        ]
+        finest = [f"pair {pair}" if pair in harmful else topic for pair, topic in zip(pairs, topics, strict=True)]
+        found = (self._strata(names) for names in (finest, topics))
+        return next(filter(None, found), ("all",) * len(self.ids))
+
+    def _strata(self, names: Sequence[str]) -> tuple[str, ...] | None:
+        """The names that both classes have, and one for the rest; None where too much of that is of one class."""
+        both = set.intersection(*({n for n, f in zip(names, self.labels, strict=True) if f == flag} for flag in (0, 1)))
+        rest = np.array([name not in both for name in names])
+        mixed = len(set(self.labels[rest])) != 1
+        if not mixed and rest.mean() > KEPT_AT_MOST:
+            return None
+        return tuple(name if name in both else "the rest" for name in names)
+
+    @property
+    def permutation(self) -> str:
+        """In words, how labels are permuted."""
+        strata = set(self.exchangeable)
+        if all(name.startswith("pair ") for name in strata):
+            return "swapped between partners"
+        return "permuted" if len(strata) == 1 else "permuted in strata"
 
 
 @dataclass(frozen=True)

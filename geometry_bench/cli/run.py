@@ -27,7 +27,7 @@ def measure(claim: Sequence[str], verbose: bool, values: dict[str, Any]) -> int:
     """Measure what the options ask for, print the table of verdicts and return the exit code."""
     from dataclasses import replace
 
-    from geometry_bench.options import output_of, request_of
+    from geometry_bench.asked import output_of, request_of
     from geometry_bench.report.outcomes import NOT_ANSWERED
     from geometry_bench.run.bench import Bench
     from geometry_bench.run.describe import closing, opening

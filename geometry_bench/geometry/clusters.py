@@ -125,21 +125,40 @@ def split_halves(labels: Array, clusters: Clusters = None, *, splits: int = 20, 
     return halves
 
 
-def permuted_labels(labels: Array, clusters: Clusters = None, *, draws: int = 1000, seed: int = 0) -> NDArray[np.bool_]:
-    """Labels under the null that class does not matter, (draws, prompts).
+def permuted_labels(
+    labels: Array,
+    clusters: Clusters = None,
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+    halves: NDArray[np.bool_] | None = None,
+) -> NDArray[np.bool_]:
+    """Labels under the null that class does not matter, (draws, prompts), with as many of each class as there are.
 
-    Within a topic that holds both classes labels are shuffled among its prompts; topics of one class swap labels as a
-    whole. Without topics this is the plain permutation of labels. Every draw holds both classes.
+    Labels are shuffled within each topic that holds both classes, and among all prompts of the topics of one class. Without
+    topics this is the plain permutation of labels. Both sides of all ``halves`` (splits, prompts) hold both classes, as
+    they do under the labels given: draws that would leave one without are made again.
     """
     flags = two_classes(labels)
     codes = cluster_codes(clusters, len(flags))
-    kinds = cluster_kinds(flags, codes)
+    strata = np.where(cluster_kinds(flags, codes)[codes] == 3, codes, -1)
+    members = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
     generator = np.random.default_rng(seed)
-    pure = np.flatnonzero(kinds < 3)
-    mixed = [np.flatnonzero(codes == topic) for topic in np.flatnonzero(kinds == 3)]
-    topics = np.zeros((draws, len(kinds)), dtype=bool)
-    topics[:, pure] = generator.permuted(np.tile(kinds[pure] == 2, (draws, 1)), axis=1)
-    drawn: NDArray[np.bool_] = topics[:, codes]
-    for prompts in mixed:
-        drawn[:, prompts] = generator.permuted(np.tile(flags[prompts], (draws, 1)), axis=1)
-    return drawn
+    drawn, wrong = np.empty((draws, len(flags)), dtype=bool), np.arange(draws)
+    for _ in range(1000):
+        for prompts in members:
+            drawn[np.ix_(wrong, prompts)] = generator.permuted(np.tile(flags[prompts], (len(wrong), 1)), axis=1)
+        wrong = wrong[_loses_a_class(drawn[wrong], halves)]
+        if not len(wrong):
+            return drawn
+    raise GeometryBenchError("labels cannot be permuted so that all halves hold both classes: add prompts or topics")
+
+
+def _loses_a_class(drawn: NDArray[np.bool_], halves: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+    """Which labellings (draws, prompts) leave a side of a split without one of the classes: (draws,)."""
+    if halves is None:
+        return np.zeros(len(drawn), dtype=bool)
+    sides = np.concatenate([halves, ~halves]).astype(np.int64)
+    counts = [flags.astype(np.int64) @ sides.T for flags in (drawn, ~drawn)]
+    lost: NDArray[np.bool_] = (np.minimum(*counts) == 0).any(axis=1)
+    return lost

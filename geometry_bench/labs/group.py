@@ -150,6 +150,20 @@ class GroupLab(Memo):
                 "injected_text": None,
                 "truncated_prompts": sum(one.truncated_prompts or 0 for one in inputs),
                 "depth": self.depth,
-                "notes": list(dict.fromkeys(note for one in inputs for note in one.notes)),
+                "nats_per_token": {
+                    f"{member}: {name}": nats
+                    for member, one in zip(self.members, inputs, strict=True)
+                    for name, nats in one.nats_per_token.items()
+                },
+                "uniform_nats": None,
+                "notes": _joint_notes(
+                    {name: (*found.facts.notes, *found.inputs.notes) for name, found in self._measured.items()}
+                ),
             }
         )
+
+
+def _joint_notes(notes: Mapping[str, Sequence[str]]) -> list[str]:
+    """The notes of all members: once where all have them, else with the member's name."""
+    common = [note for note in next(iter(notes.values())) if all(note in found for found in notes.values())]
+    return [*common, *(f"{member}: {note}" for member, found in notes.items() for note in found if note not in common)]

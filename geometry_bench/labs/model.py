@@ -24,6 +24,7 @@ from geometry_bench.subjects.spec import Identity, SubjectSpec
 
 if TYPE_CHECKING:
     from geometry_bench.activations.cache import Cache
+    from geometry_bench.activations.readability import Readability
     from geometry_bench.prompts.render import Encoded
     from geometry_bench.subjects.subject import Subject
 
@@ -311,7 +312,7 @@ class Lab(Memo):
         spec = self.spec
         return ModelFacts(
             **self.subject.facts() | {"id": id, "alignment": spec.alignment},
-            requested=Requested(dtype=spec.dtype, device=spec.device, attention=spec.attention),
+            requested=Requested.of(spec),
             family=spec.family,
             role=spec.role,
             parent=spec.parent,
@@ -343,16 +344,45 @@ class Lab(Memo):
             bos_doubled_in_published=not all(self._same_tokens(name) for name in messages),
             pooling=", ".join(read),
             site="block_output",
+            nats_per_token={name: round(found.nats, 3) for name, found in self._readings(required).items()},
+            uniform_nats=next((round(found.uniform, 3) for found in self._readings(required).values()), None),
             notes=self._notes(prompts, required),
         )
 
+    def _readings(self, required: Requirements) -> dict[str, Readability]:
+        found = {name: self.readability(name) for name in (*required.messages, *required.sets)}
+        return {name: one for name, one in found.items() if one is not None}
+
+    @remembered
+    def readability(self, name: str) -> Readability | None:
+        """How well the model predicts the texts of a message set or set of requests, without template."""
+        from geometry_bench.activations.readability import readability
+
+        texts = self._texts(name)
+        return readability(self.subject, [self.subject.chat.encode_text(text).ids for text in texts])
+
+    def _texts(self, name: str) -> list[str]:
+        if name in self.pack.messages:
+            return [message.text for message in self.pack.messages[name]]
+        return self.request_settings.load(name).texts
+
     def _notes(self, prompts: Sequence[Encoded], required: Requirements) -> list[str]:
         cut = sum(prompt.truncated for prompt in prompts)
-        drawn = (self.request_settings.load(name) for name in required.sets)
-        return [
-            *([f"{cut} prompts shortened to fit the model's context"] if cut else []),
-            *dict.fromkeys(f"{of_set.name}: {note}" for of_set in drawn for note in of_set.notes),
-        ]
+        notes = [f"{cut} prompts shortened to fit the model's context"] if cut else []
+        for name in (*required.messages, *required.sets):
+            drawn = self.request_settings.load(name) if name in required.sets else None
+            label = self.pack.id if drawn is None else drawn.name if drawn.origin != "pack" else "built-in requests"
+            notes += [f"{label}: {note}" for note in (drawn.notes if drawn is not None else ())]
+            held = sum(map(self.subject.chat.holds_control, self._texts(name)))
+            if held:
+                notes.append(f"{label}: control tokens of the tokenizer in {held} texts are read as text")
+            found = self.readability(name)
+            if found is not None and found.is_guessing:
+                notes.append(
+                    f"{label}: the model predicts them no better than by guessing ({found.uniform:.1f} nats a token), so "
+                    "values on them may be noise"
+                )
+        return list(dict.fromkeys(notes))
 
     def close(self) -> None:
         """Let the model and its activations go."""

@@ -35,7 +35,7 @@ def bench_of(config: pytest.Config) -> Bench:
         GeometryBenchError: any input of the run is bad.
     """
     if BENCH not in config.stash:
-        from geometry_bench.options import output_of, request_of
+        from geometry_bench.asked import output_of, request_of
         from geometry_bench.run.bench import Bench
 
         values = vars(config.option)

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.prompts.builtin import BUILT_IN
+from geometry_bench.prompts.names import ALIGNMENT, NEUTRAL
 from geometry_bench.prompts.sets import RequestSet, load_set
-
-NEUTRAL = "instructions"
-"""The set of benign instructions that belongs to neither class."""
-
-ALIGNMENT = "alignment"
-"""The benign instructions that maps between models are fitted on (source B)."""
-
-ROLES: tuple[str, ...] = (*BUILT_IN, ALIGNMENT)
-"""What sets of requests are there for. Each role has a built-in set, and can be given another one."""
 
 _FOLLOWS = {ALIGNMENT: NEUTRAL, "safe-unmatched": "safe"}
 """Roles that take the set of another role where they have none of their own."""
@@ -24,6 +15,11 @@ _FOLLOWS = {ALIGNMENT: NEUTRAL, "safe-unmatched": "safe"}
 _TIMES = {NEUTRAL: 2, ALIGNMENT: 10}
 """How many times the count of a class is drawn: neutral instructions are halved into two groups as large as the classes,
 and a map has far more coefficients than a direction."""
+
+
+FEWEST = 4
+"""Requests of a set, and topics where it has any, so that each half of a held-out split keeps one when another is left
+out."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ class RequestSettings:
         """The requests drawn for a role.
 
         Raises:
-            GeometryBenchError: its set cannot be read, or holds fewer than two requests.
+            GeometryBenchError: its set cannot be read, or holds fewer than ``FEWEST`` requests.
         """
         return _drawn(self.source(role), _TIMES.get(role, 1) * self.count, self.seed)
 
@@ -57,6 +53,19 @@ class RequestSettings:
 @cache
 def _drawn(name: str, count: int, seed: int) -> RequestSet:
     whole = load_set(name)
-    if len(whole) < 2:
-        raise GeometryBenchError(f"The set {name} holds {len(whole)} request: at least two are needed, add some.")
-    return load_set(name, count=min(count, len(whole)), seed=seed)
+    taken = min(count, len(whole))
+    if taken < FEWEST:
+        given = f"{taken} request{'s' if taken > 1 else ''}"
+        remedy = "add some" if taken == len(whole) else "draw more with --requests"
+        raise GeometryBenchError(
+            f"The set {name} gives {given}: at least {FEWEST} are needed, since intervals leave some out; {remedy}."
+        )
+    drawn = load_set(name, count=taken, seed=seed)
+    notes = list(drawn.notes)
+    if taken < count and drawn.origin != "pack":
+        notes.append(f"{taken} requests are all it has, {count} were asked for")
+    topics = {request.topic for request in drawn.requests} - {None}
+    if topics and len(set(drawn.topics)) < FEWEST:
+        notes.append(f"topics are left out, {len(topics)} being too few to resample: each request stands alone")
+        drawn = replace(drawn, requests=tuple(replace(request, topic=None) for request in drawn.requests))
+    return replace(drawn, notes=tuple(notes))

@@ -8,7 +8,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,21 @@ from geometry_bench.errors import GeometryBenchError
 
 Row = dict[str, Any]
 
-ENDINGS = (".csv", ".json", ".jsonl", ".parquet", ".txt")
+ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".txt")
 """The endings of file names that are understood."""
+DELIMITERS = ",;\t|"
+"""What may separate the columns of a csv file; of those that give as many columns, the first."""
 TEXT_COLUMN = "text"
 """The column that a line of a text file, or a bare string in a json list, is put into."""
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path, note: Callable[[str], object] = lambda _: None) -> Iterator[Row]:
     """The rows of a file in their order, each a mapping from column to value.
 
-    csv: the first line names the columns. json: a list, or an object with one list in it. jsonl: one value a line. txt:
-    one text a line, blank lines left out. A bare string in json or jsonl is a row with the column ``text``.
+    csv, tsv: the first line names the columns, which a comma, semicolon, tab or bar separates; a single column whose first
+    line is a sentence has no name. json: a list, or an object with one list in it. jsonl, ndjson: one value a line. txt: one
+    text a line, blank lines left out. A bare text is a row with the column ``text``. ``note`` is given a sentence on what
+    was guessed.
 
     Raises GeometryBenchError: no such file, an unknown ending, not UTF-8, damaged content, rows without named columns.
     A csv, json or txt file is read whole, the other two piece by piece.
@@ -41,14 +46,15 @@ def read_rows(path: Path) -> Iterator[Row]:
     try:
         if ending == ".parquet":
             yield from _parquet_rows(path)
-        elif ending == ".jsonl":
+        elif ending in (".jsonl", ".ndjson"):
             yield from _jsonl_rows(path)
-        elif ending == ".csv":
-            yield from _csv_rows(path)
+        elif ending in (".csv", ".tsv"):
+            yield from _csv_rows(path, note)
         elif ending == ".json":
             yield from _json_rows(path)
         else:
-            yield from ({TEXT_COLUMN: line.strip()} for line in _text(path).splitlines() if line.strip())
+            # Not splitlines: a line separator (U+2028), form feed or the like inside a text does not end it.
+            yield from ({TEXT_COLUMN: line.strip()} for line in re.split(r"\r\n|[\r\n]", _text(path)) if line.strip())
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise GeometryBenchError(f"The data file {path} cannot be read ({reason}); give a readable file.") from error
@@ -81,29 +87,54 @@ def _not_utf8(path: Path, line: int) -> GeometryBenchError:
     return GeometryBenchError(f"The data file {path} is not UTF-8 text at line {line}; save it as UTF-8.")
 
 
-def _csv_rows(path: Path) -> Iterator[Row]:
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
+def _csv_rows(path: Path, note: Callable[[str], object]) -> Iterator[Row]:
+    text = _text(path)
     previous = csv.field_size_limit()
     # The limit is the whole process's: put back what was there once the rows are through.
     csv.field_size_limit(max(previous, 1 << 24))
+    line = 1
     try:
-        columns = reader.fieldnames or []
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(text)
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        columns = [name.strip() for name in reader.fieldnames or []]
+        if len(columns) == 1 and _is_sentence(columns[0]):
+            note("its first line is read as a request, since it does not look like the name of a column")
+            reader = csv.DictReader(io.StringIO(text, newline=""), [TEXT_COLUMN], delimiter=delimiter, strict=True)
+        else:
+            reader.fieldnames = columns
+        if delimiter != "," and len(columns) > 1:
+            note(f"its columns are separated by {delimiter!r}")
         doubled = [name for name in columns if columns.count(name) > 1]
         if doubled:
             raise GeometryBenchError(f"The data file {path} has two columns {doubled[0]!r}; rename one of them.")
         for row in reader:
+            line = reader.line_num
             if None in row or None in row.values():
+                sign = "commas" if delimiter == "," else repr(delimiter)
                 raise GeometryBenchError(
-                    f"The data file {path} has {'more' if None in row else 'fewer'} cells than columns at line "
-                    f"{reader.line_num}; put quotation marks around cells that hold commas."
+                    f"The data file {path} has {'more' if None in row else 'fewer'} cells than columns at line {line}; put "
+                    f"quotation marks around cells that hold {sign}."
                 )
             yield row
     except csv.Error as error:
         raise GeometryBenchError(
-            f"The data file {path} is not valid csv at line {reader.line_num} ({error}); correct that line."
+            f"The data file {path} is not valid csv at line {line} ({error}); correct that line."
         ) from error
     finally:
         csv.field_size_limit(previous)
+
+
+def _delimiter(text: str) -> str:
+    """What separates the columns: the sign that gives the first line most of them."""
+
+    def cells(sign: str) -> int:
+        return len(next(csv.reader(io.StringIO(text, newline=""), delimiter=sign), []))
+
+    return max(DELIMITERS, key=cells)
+
+
+def _is_sentence(cell: str) -> bool:
+    return len(cell.split()) >= 4 or cell.endswith((".", "?", "!"))
 
 
 def _json_rows(path: Path) -> Iterator[Row]:

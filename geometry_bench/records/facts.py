@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -9,6 +10,7 @@ from pydantic import Field
 
 from geometry_bench.records.estimates import Frozen
 from geometry_bench.storage import digest_lines
+from geometry_bench.subjects.spec import SubjectSpec
 
 
 class Requested(Frozen):
@@ -17,6 +19,12 @@ class Requested(Frozen):
     dtype: str = "auto"
     device: str = "auto"
     attention: str | None = None
+    template_arguments: tuple[str, ...] = Field((), description="KEY=VALUE each, for the chat template")
+
+    @classmethod
+    def of(cls, spec: SubjectSpec) -> Requested:
+        """What a spec asks for."""
+        return cls(**{name: getattr(spec, name) for name in cls.model_fields})
 
 
 class _Settings(Frozen):
@@ -31,12 +39,25 @@ class _Settings(Frozen):
 
     def comparability(self) -> dict[str, Any]:
         """Facts that must be the same in two measurements that are compared."""
-        return {"dtype": self.dtype, "attention": self.attention, "quantisation": self.quantisation}
+        return {
+            "dtype": self.dtype,
+            "attention": self.attention,
+            "quantisation": self.quantisation,
+            "template_arguments": " ".join(self.template_arguments) or None,
+        }
+
+    @property
+    def template_arguments(self) -> tuple[str, ...]:
+        """What the chat template was given beside the messages."""
+        requested = getattr(self, "requested", None)
+        return requested.template_arguments if requested is not None else ()
 
     @property
     def settings(self) -> str:
         """What a baseline file is named after."""
-        return "-".join(str(part) for part in (self.dtype or "mixed", self.attention, self.quantisation) if part)
+        arguments = (re.sub(r"[^\w.=]+", "_", text) for text in self.template_arguments)
+        parts = (self.dtype or "mixed", self.attention, self.quantisation, *arguments)
+        return "-".join(str(part) for part in parts if part)
 
     @property
     def is_joint(self) -> bool:
@@ -60,6 +81,7 @@ class ModelFacts(_Settings):
     template_hash: str | None = None
     system_policy: str | None = None
     injected_text: str | None = None
+    prompt_tail: str | None = Field(None, description="what follows the user's text; its last token is read")
     tokenizer_hash: str | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False
@@ -165,6 +187,8 @@ class RequestFacts(Frozen):
     revision: str | None
     hash: str
     column: str | None = None
+    where: dict[str, str] = Field(default_factory=dict, description="conditions that its rows had to meet")
+    left_out: dict[str, int] = Field(default_factory=dict, description="rows without a request, by reason")
     seed: int | None = None
     count: int
     available: int
@@ -197,6 +221,10 @@ class PromptInputs(_Inputs):
     pooling: str
     site: str
     depth: float | None = None
+    nats_per_token: dict[str, float] = Field(
+        default_factory=dict, description="cross-entropy of the next token, by set of texts, without template"
+    )
+    uniform_nats: float | None = Field(None, description="the same of guessing uniformly among all tokens")
     notes: list[str] = Field(default_factory=list, description="what was skipped, cut or substituted")
 
     def comparability(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -124,13 +125,21 @@ def null_text(estimate: Estimate | None) -> str:
 
 
 def notes_of(judged: Sequence[Judgement]) -> list[str]:
-    """What was skipped, cut, guessed or substituted, once a subject."""
-    notes: dict[str, None] = {}
+    """What was skipped, cut, guessed or substituted, once a subject; what is said of many subjects, once for all of them.
+
+    Sentences that differ in their numbers alone are one.
+    """
+    subjects: dict[str, dict[str, str]] = {}
     for one in judged:
         subject, inputs = one.measurement.subject, one.measurement.inputs
-        found = [*getattr(subject, "notes", ()), *getattr(inputs, "notes", ())]
-        notes |= dict.fromkeys(f"{subject.id}: {note}" for note in found)
-    return list(notes)
+        for note in (*getattr(subject, "notes", ()), *getattr(inputs, "notes", ())):
+            subjects.setdefault(re.sub(r"[\d.]+", "#", note), {}).setdefault(subject.id, note)
+    lines = []
+    for found in subjects.values():
+        first, *others = found
+        more = f" and {len(others)} more" if len(others) > 1 else "".join(f" and {other}" for other in others)
+        lines.append(f"{first}{more}: {found[first]}")
+    return lines
 
 
 def counts_line(judged: Sequence[Judgement]) -> str:

@@ -185,7 +185,7 @@ class ModelTarget(Target):
     @property
     def requested(self) -> Requested:
         """What was asked of the loader."""
-        return Requested(dtype=self.spec.dtype, device=self.spec.device, attention=self.spec.attention)
+        return Requested.of(self.spec)
 
     def declared(self) -> dict[str, Any]:
         return {"adapter": self.identity.adapter_hash, "requested": self.requested}

@@ -31,6 +31,7 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "chat_template.jinja",
     "chat_template.json",
+    "processor_config.json",
 )
 # Any one of these is enough to build a tokenizer from.
 VOCABULARY_FILES = (
@@ -129,7 +130,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
 
 def content_hash(folder: Path, *, allow_pickle: bool = False) -> str:
     """``"sha256:" + 64 hex digits`` over the sorted (name, SHA-256) pairs of the files that decide the numbers."""
-    extras = sorted(folder.glob("*.py")) + sorted(folder.glob("*.tiktoken"))
+    extras = [*sorted(folder.glob("*.py")), *_further(folder)]
     files = [folder / "config.json", *_present(folder, TOKENIZER_FILES), *extras]
     files += weight_files(folder, allow_pickle=allow_pickle)
     return _combined(files)
@@ -137,13 +138,18 @@ def content_hash(folder: Path, *, allow_pickle: bool = False) -> str:
 
 def tokenizer_hash(*folders: Path) -> str:
     """``"sha256:" + 64 hex digits`` over the tokenizer and chat template files of folders (a GGUF file is its own)."""
-    files = ([*_present(one, TOKENIZER_FILES), *one.glob("*.tiktoken")] if one.is_dir() else [one] for one in folders)
+    files = ([*_present(one, TOKENIZER_FILES), *_further(one)] if one.is_dir() else [one] for one in folders)
     return _combined(file for some in files for file in some)
 
 
 def adapter_hash(folder: Path) -> str:
     """``"sha256:" + 64 hex digits`` over the configuration and weights of a PEFT adapter folder."""
     return _combined([folder / "adapter_config.json", *_present(folder, _ADAPTER_WEIGHTS)])
+
+
+def _further(folder: Path) -> list[Path]:
+    """Vocabularies and named chat templates, whose file names are not fixed."""
+    return [*sorted(folder.glob("*.tiktoken")), *sorted(folder.glob("additional_chat_templates/*.jinja"))]
 
 
 def _present(folder: Path, names: Iterable[str]) -> list[Path]:

@@ -94,7 +94,7 @@ def _download(spec: SubjectSpec, identity: Identity) -> Path:
     return folder
 
 
-# Model and tokenizer
+# Model
 
 
 def _auto_class(config: Any) -> Any:

@@ -27,6 +27,7 @@ class SubjectSpec:
     ``dtype`` is "auto", "float32", "bfloat16", "float16" or "float64"; ``device`` is "auto", a torch device such as
     "cuda:1", or "map" to spread the model over all devices. ``adapter`` is a PEFT adapter folder. ``alignment`` is the
     declared alignment method in free text (e.g. "DPO", "SFT"). ``name`` replaces the name shown in test ids and records.
+    ``template_arguments`` go to the chat template, each ``KEY=VALUE``.
     A family's member carries the family's name, its role, and the name of the member that its training started from.
     """
 
@@ -38,6 +39,7 @@ class SubjectSpec:
     adapter: str | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False
+    template_arguments: tuple[str, ...] = ()
     alignment: str | None = None
     name: str | None = None
     family: str | None = None

@@ -6,7 +6,7 @@ Imports torch on top: only modules that measure may import this one.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
@@ -73,10 +73,19 @@ class Subject:
         self._interventions = 0
 
     @classmethod
-    def wrap(cls, model: nn.Module, tokenizer: Any, *, name: str = "model", alignment: str | None = None) -> Subject:
+    def wrap(
+        cls,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        name: str = "model",
+        alignment: str | None = None,
+        template_arguments: Sequence[str] = (),
+    ) -> Subject:
         """A subject of a transformers or PEFT model that is in memory, which stays as it is: modes, hooks, random states.
 
-        ``name`` is used in records; ``alignment`` is the declared method in free text. The revision is that of the
+        ``name`` is used in records; ``alignment`` is the declared method in free text;
+        ``template_arguments`` (``KEY=VALUE``) go to the chat template. The revision is that of the
         weights now (all are read once): wrap it again after training steps. ``close`` leaves the model alone.
 
         Raises GeometryBenchError: no causal text decoder; weights without values (meta device), NaN or infinite; a
@@ -87,7 +96,7 @@ class Subject:
         with quiet_transformers(), measuring(model):
             tokenizer_hash = memory.tokenizer_hash(tokenizer)
             identity = memory.identity(model, tokenizer_hash, name)
-            spec = SubjectSpec(name, name=name, alignment=alignment)
+            spec = SubjectSpec(name, name=name, alignment=alignment, template_arguments=tuple(template_arguments))
             return cls.checked(spec, identity, model, tokenizer, tokenizer_hash=tokenizer_hash)
 
     @classmethod
@@ -110,7 +119,8 @@ class Subject:
         text = text_config(find_backbone(model))
         identity = replace(identity, layers=len(find_blocks(model)), width=int(text.hidden_size))
         refuse_mute(tokenizer, identity.name)
-        chat = ChatFormat(tokenizer, max_length=position_limit(text, tokenizer))
+        limit = position_limit(text, tokenizer)
+        chat = ChatFormat(tokenizer, max_length=limit, arguments=spec.template_arguments)
         subject = cls(
             spec,
             identity,
@@ -174,6 +184,7 @@ class Subject:
             "template_hash": self.chat.template_hash,
             "system_policy": self.chat.system_policy,
             "injected_text": self.chat.injected_text,
+            "prompt_tail": self.chat.prompt_tail,
             "tokenizer_hash": self.tokenizer_hash,
             "trust_remote_code": self.spec.trust_remote_code,
             "allow_pickle": self.spec.allow_pickle,

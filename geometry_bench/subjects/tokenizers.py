@@ -11,6 +11,7 @@ from geometry_bench.subjects import hashing
 from geometry_bench.subjects.adapters import first_sentence
 from geometry_bench.subjects.describe import read_json
 from geometry_bench.subjects.spec import SubjectSpec, has_tokenizer
+from geometry_bench.subjects.tokenizing import as_files_have_it
 
 _TEMPLATES = ("chat_template.jinja", "chat_template.json")
 _PROBE = "Name the colour of a clear sky at noon."
@@ -21,11 +22,13 @@ def load_tokenizer(spec: SubjectSpec, folder: Path, name: str) -> tuple[Any, str
 
     Raises GeometryBenchError when it cannot be loaded.
     """
-    tokenizer, notes, folders = _from_folder(spec, folder, name), list[str](), [folder]
+    tokenizer, notes = _from_folder(spec, folder, name)
+    folders = [folder]
     if spec.adapter is not None:
         adapter = Path(spec.adapter).expanduser()
-        tokenizer, notes = _with_adapter(spec, tokenizer, adapter)
-        folders += [adapter] if notes else []
+        tokenizer, of_adapter = _with_adapter(spec, tokenizer, adapter)
+        folders += [adapter] if of_adapter else []
+        notes += of_adapter
     return tokenizer, hashing.tokenizer_hash(*folders), tuple(notes)
 
 
@@ -42,10 +45,10 @@ def refuse_mute(tokenizer: Any, name: str) -> None:
 def _with_adapter(spec: SubjectSpec, base: Any, adapter: Path) -> tuple[Any, list[str]]:
     """The tokenizer that an adapter was trained with, and what of it is not the model's own."""
     notes = []
-    own = _from_folder(spec, adapter, f"the adapter {adapter.name}") if has_tokenizer(adapter) else base
+    own = _from_folder(spec, adapter, f"the adapter {adapter.name}")[0] if has_tokenizer(adapter) else base
     if own.get_vocab() != base.get_vocab():
         notes.append("the adapter's own tokenizer is used, not that of the model")
-    template = _template(adapter)
+    template = _template(adapter) if own is base else own.chat_template
     if template is not None and template != base.chat_template:
         notes.append("the adapter's own chat template is used, not that of the model")
     chosen = own if notes else base
@@ -63,13 +66,13 @@ def _template(adapter: Path) -> Any:
     return read_json(config).get("chat_template") if config.is_file() else None
 
 
-def _from_folder(spec: SubjectSpec, folder: Path, name: str) -> Any:
-    """The tokenizer of a folder, or of a GGUF file."""
+def _from_folder(spec: SubjectSpec, folder: Path, name: str) -> tuple[Any, list[str]]:
+    """The tokenizer of a folder, or of a GGUF file, and what was substituted in it."""
     from transformers import AutoTokenizer
 
     place, options = (folder.parent, {"gguf_file": folder.name}) if folder.is_file() else (folder, {})
     try:
-        return AutoTokenizer.from_pretrained(str(place), trust_remote_code=spec.trust_remote_code, **options)
+        tokenizer = AutoTokenizer.from_pretrained(str(place), trust_remote_code=spec.trust_remote_code, **options)
     except Exception as error:  # the Rust tokenizers raise bare Exception for a broken file
         sentencepiece = any(folder.glob("*.model")) and not (folder / "tokenizer.json").is_file()
         if sentencepiece and importlib.util.find_spec("sentencepiece") is None:
@@ -78,3 +81,4 @@ def _from_folder(spec: SubjectSpec, folder: Path, name: str) -> Any:
                 "a tokenizer.json next to the weights."
             ) from error
         raise GeometryBenchError(f"The tokenizer of {name} cannot be loaded: {first_sentence(error)}") from error
+    return as_files_have_it(tokenizer, folder, name) if folder.is_dir() else (tokenizer, [])

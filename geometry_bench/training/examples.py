@@ -163,8 +163,9 @@ class Encoder:
     def _rendered(self, messages: list[dict[str, str]], *, generation: bool) -> str:
         from jinja2.exceptions import TemplateError
 
+        assert self.chat.template is not None, "the plain format is written here"
         try:
-            return self.chat.rendered([(m["role"], m["content"]) for m in messages], generation=generation)
+            return self.chat.template.rendered([(m["role"], m["content"]) for m in messages], generation=generation)
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
             raise GeometryBenchError(

@@ -13,7 +13,7 @@ import numpy as np
 from geometry_bench.claims.model import Case, Estimates
 from geometry_bench.claims.requests import SEED, WRAPPED, Classes, classes, sets_of
 from geometry_bench.geometry.auroc import auroc, auroc_jackknife
-from geometry_bench.geometry.clusters import permuted_labels
+from geometry_bench.geometry.clusters import permuted_labels, split_halves
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.held_out import auroc_null, earliest_within, held_out_auroc, held_out_values
 from geometry_bench.geometry.scorers import Rule, Scorer, closeness_scorer, outlier_scorer, projection_scorer
@@ -69,17 +69,18 @@ def _early(lab: Lab, variant: Variant, rule: str, test: str) -> Estimate:
         held = held_out_auroc(scorer(block), both.labels, both.topics, splits=SPLITS, seed=SEED)
         value, interval, left_out = held.auroc, held.interval, held.leave_one_out
         details = {"in_sample": held.in_sample}
+    halves = None if variant == "published" else split_halves(both.labels, both.topics, splits=SPLITS, seed=SEED)
     chance = auroc_null(
         RULES[rule],
         both.states[:, block],
         both.labels,
-        permuted_labels(both.labels, both.exchangeable, draws=DRAWS, seed=SEED),
+        permuted_labels(both.labels, both.exchangeable, draws=DRAWS, seed=SEED, halves=halves),
         both.topics,
         scored=None if others is None else others[:, block],
         splits=None if variant == "published" else SPLITS,
         seed=SEED,
     )
-    null = Null.of("labels swapped between partners", chance, value)
+    null = Null.of(f"labels {both.permutation}", chance, value)
     # The best of so many blocks lies above 95 % of one block's chance rather often.
     separates = curve.max() > np.nanquantile(chance, 1 - 0.05 / lab.layers)
     onset = earliest_within(curve, TOLERANCE) if separates else None

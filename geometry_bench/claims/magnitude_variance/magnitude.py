@@ -30,7 +30,7 @@ from geometry_bench.geometry.resampling import Interval, jackknife_interval
 from geometry_bench.labs.memo import remembered
 from geometry_bench.labs.model import Lab
 from geometry_bench.labs.requirements import LAST_KEPT, MEAN_KEPT
-from geometry_bench.prompts.roles import NEUTRAL
+from geometry_bench.prompts.names import NEUTRAL
 from geometry_bench.records.estimates import VARIANTS, Curve, Estimate, Null, Variant
 from geometry_bench.records.measurement import Absence, NotApplicableError
 
@@ -39,7 +39,6 @@ DRAWS = 400
 
 PEAK_FROM, PEAK_TO = 0.6, 0.7
 BOUND = 0.99
-PERMUTED = "labels swapped between partners"
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def _peak_depth(lab: Lab, variant: Variant) -> Estimate:
         distance_profile(found.left_out, variant).argmax(axis=1) / lab.layers,
         profile,
         block=top.layer,
-        null=Null.of(PERMUTED, permuted.argmax(axis=1) / lab.layers, top.depth),
+        null=Null.of(f"labels {both.permutation}", permuted.argmax(axis=1) / lab.layers, top.depth),
         details={
             "distance": float(found.value.distance[top.layer]),
             "relative_distance": float(found.value.relative_distance[top.layer]),
@@ -166,7 +165,7 @@ def parallel_means(lab: Lab, case: Case) -> Estimates:
 
 
 def _parallel(lab: Lab, variant: Variant, *, centred: bool) -> Estimate:
-    blocks, found = before_last(lab.layers), measured(lab, variant)
+    blocks, found, both = before_last(lab.layers), measured(lab, variant), classes(lab, variant)
 
     def cosines(profiles: Profiles) -> Array:
         chosen = profiles.centred_cosine if centred else profiles.cosine
@@ -184,7 +183,7 @@ def _parallel(lab: Lab, variant: Variant, *, centred: bool) -> Estimate:
         null = _neutral_null(lab, value, centred=True)
     else:
         # Any two groups of prompts have parallel means where all share one large mean: no more than that is asked of it.
-        null = Null.of(PERMUTED, cosines(found.permuted)[:, blocks].min(axis=1), value)
+        null = Null.of(f"labels {both.permutation}", cosines(found.permuted)[:, blocks].min(axis=1), value)
         if variant == "corrected":
             halves = _neutral_null(lab, value, centred=False)
             details["halves_of_neutral_topics"] = halves.mean if halves else None
@@ -263,7 +262,7 @@ def _variance_inversion(lab: Lab, variant: Variant) -> Estimate:
         left_out,
         profile,
         block=block,
-        null=Null.of("labels of centred classes swapped between partners", test.null, value),
+        null=Null.of(f"labels of centred classes {both.permutation}", test.null, value),
         details=details,
     )
 
@@ -298,7 +297,7 @@ def _relative_gap(profiles: Profiles) -> Array:
 
 
 def _norm_gap(lab: Lab, variant: Variant) -> Estimate:
-    found, blocks = measured(lab, variant), before_last(lab.layers)
+    found, both, blocks = measured(lab, variant), classes(lab, variant), before_last(lab.layers)
     profile = _relative_gap(found.value)
     left_out = _relative_gap(found.left_out)[:, blocks].min(axis=1)
     value = float(profile[blocks].min())
@@ -310,7 +309,7 @@ def _norm_gap(lab: Lab, variant: Variant) -> Estimate:
         left_out,
         profile,
         block=None,
-        null=Null.of(PERMUTED, _relative_gap(found.permuted)[:, blocks].min(axis=1), value),
+        null=Null.of(f"labels {both.permutation}", _relative_gap(found.permuted)[:, blocks].min(axis=1), value),
         details={
             "mean_gap": float(profile[blocks].mean()),
             "blocks_with_larger_safe_norm": float((profile[blocks] > 0).mean()),

@@ -10,7 +10,7 @@ from geometry_bench.claims.model import Case, Claim
 from geometry_bench.claims.requests import sets_of
 from geometry_bench.claims.sources import MAGNITUDE_VARIANCE
 from geometry_bench.labs.requirements import LAST_KEPT, MEAN, MEAN_KEPT, Requirements
-from geometry_bench.prompts.roles import NEUTRAL
+from geometry_bench.prompts.names import NEUTRAL
 from geometry_bench.published.subject import PublishedSubject
 
 

@@ -35,7 +35,7 @@ from geometry_bench.geometry.resampling import jackknife_interval
 from geometry_bench.geometry.scorers import contrast
 from geometry_bench.geometry.transfer import mapped_null, null_cosine, universal_from_gram
 from geometry_bench.labs.group import GroupLab
-from geometry_bench.prompts.roles import ALIGNMENT
+from geometry_bench.prompts.names import ALIGNMENT
 from geometry_bench.records.estimates import VARIANTS, Curve, Estimate, Null, Units, Variant
 from geometry_bench.records.measurement import Absence, NotApplicableError
 
@@ -82,7 +82,7 @@ def _reference_cosine(group: GroupLab, variant: Variant, member: str) -> Estimat
         "map_error": mapping(group, member, variant).choice.error,
         "map_penalty": mapping(group, member, variant).choice.penalty,
     }
-    null = Null.of(ALIKE, chance[:, at, place], value)
+    null = Null.of(f"labels {labelled(group).permutation}, alike in all members", chance[:, at, place], value)
     interval = jackknife_interval(value, left_out, correlation=True)
     units = without_each(group, left_out)
     return group_estimate(group, member, value, interval, units, null, details, at_depths=at_depths)
@@ -139,7 +139,10 @@ def _shared_axis(group: GroupLab, variant: Variant, member: str) -> Estimate:
     }
     interval = jackknife_interval(value, left_out, correlation=True)
     name = None if member == MEAN.key else member
-    units, null = without_each(group, left_out), Null.of(ALIKE, chance, value)
+    units, null = (
+        without_each(group, left_out),
+        Null.of(f"labels {labelled(group).permutation}, alike in all members", chance, value),
+    )
     return group_estimate(group, name, value, interval, units, null, details, at_depths=at_depths)
 
 

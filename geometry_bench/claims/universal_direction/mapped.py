@@ -24,7 +24,7 @@ from geometry_bench.geometry.scorers import contrast, label_contrasts
 from geometry_bench.geometry.transfer import PenaltyChoice, RidgeMap, best_penalty, fit_ridge
 from geometry_bench.labs.group import GroupLab
 from geometry_bench.labs.memo import remembered
-from geometry_bench.prompts.roles import ALIGNMENT
+from geometry_bench.prompts.names import ALIGNMENT
 from geometry_bench.records.estimates import Curve, Estimate, Null, Units, Variant
 from geometry_bench.records.measurement import Absence, NotApplicableError
 
@@ -186,7 +186,8 @@ def _cosines(group: GroupLab, variant: Variant, depth: float) -> Array:
 def shuffled_labels(group: GroupLab, draws: int = DRAWS) -> NDArray[np.bool_]:
     """Labels swapped between partners, (draws, prompts): the same swaps in all members, since they read the same prompts."""
     both = labelled(group)
-    return permuted_labels(both.labels, both.exchangeable, draws=draws, seed=SEED)
+    halves = split_halves(both.labels, units(group), splits=SPLITS, seed=SEED)
+    return permuted_labels(both.labels, both.exchangeable, draws=draws, seed=SEED, halves=halves)
 
 
 @remembered

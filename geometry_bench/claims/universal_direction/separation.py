@@ -98,7 +98,9 @@ def _universal_auroc(group: GroupLab, variant: Variant, member: str) -> Estimate
     native, shared = (scored(group, variant, member, direction) for direction in ("native", "universal"))
     value, left_out = shared.value - native.value, shared.left_out - native.left_out
     chance = _shuffled_auroc(group, variant, member)
-    null = Null.of("labels swapped between partners, the shared direction fitted anew", chance - native.value, value)
+    null = Null.of(
+        f"labels {labelled(group).permutation}, the shared direction fitted anew", chance - native.value, value
+    )
     flipped = shared.interval.high < 0.5
     details = {
         "native": native.value,
@@ -183,7 +185,7 @@ def _regime_break(group: GroupLab, variant: Variant) -> Estimate:
     worst = min(found, key=lambda member: found[member].value)
     one = found[worst]
     least = np.min([_shuffled_auroc(group, variant, member) for member in agreeing], axis=0)
-    null = Null.of("least of as many members, labels swapped between partners, fitted anew", least, one.value)
+    null = Null.of(f"least of as many members, labels {labelled(group).permutation}, fitted anew", least, one.value)
     broken = one.interval.high < 0.5
     details: dict[str, float | None] = {f"auroc_{member}": scores.value for member, scores in found.items()}
     details |= {f"cosine_{member}": float(agreement[member]) for member in agreeing}
