@@ -103,8 +103,8 @@ def _modes(text: str) -> tuple[str, ...]:
 OPTIONS: tuple[Option, ...] = (
     Option(
         "--model",
-        "Subject to measure: a Hub id (org/name, org/name@revision), a local folder, or zoo/... for an embedded "
-        "model. Repeatable; without it, --family, --group and --weights everything embedded is measured.",
+        "Subject to measure: a Hub id (org/name, org/name@revision), a local folder, a GGUF file, or zoo/... for an "
+        "embedded model. Repeatable; without it, --family, --group and --weights everything embedded is measured.",
         "MODEL",
         "repeated",
     ),

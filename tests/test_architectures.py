@@ -36,7 +36,7 @@ def test_blocks_are_the_models_own_hidden_states(model_type: str, tmp_path: Path
 def last_tokens(model: Any) -> tuple[Subject, Any, Any]:
     """The subject, its captured blocks (blocks, width) and its own hidden states at the last token of one prompt."""
     subject, ids = Subject.wrap(model, tiny_tokenizer(chat_template="native")), (1, 40, 41, 60, 7)
-    with torch.no_grad():
+    with subject.measuring():
         whole = subject.backbone(input_ids=torch.tensor([ids]), use_cache=False, output_hidden_states=True)
     return subject, torch.tensor(capture(subject, [ids], (LAST,), progress=False)[LAST][0]), whole.hidden_states
 
@@ -97,3 +97,10 @@ def test_the_page_counts_causal_configurations_alone() -> None:
     right, causal = (int(whole.split(" causal configurations")[0].split()[i]) for i in (-3, -1))
     assert causal >= 100
     assert right >= 0.98 * causal
+
+
+def test_rwkv_has_its_weights_back_after_being_measured() -> None:
+    model = random_model("rwkv")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    last_tokens(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

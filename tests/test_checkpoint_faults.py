@@ -111,6 +111,13 @@ def test_bare_fp8_is_cast_and_recorded_and_scales_without_words_are_refused(own:
     assert "eight-bit weights with scales (model.layers.0.exponents)" in refused(own)
 
 
+def test_scales_that_transformers_does_not_apply_are_refused(own: Path) -> None:
+    scale = {"model.layers.0.mlp.up_proj.weight_scale": torch.ones(1)}
+    edit_weights(own, lambda weights: in_fp8(weights) | scale)
+    edit_config(own, quantization_config={"quant_method": "modelopt", "quant_algo": "FP8"})
+    assert "is quantised by modelopt, and transformers applies none of its scales" in refused(own)
+
+
 def test_mxfp4_is_taken_back_to_floats_and_recorded(tmp_path: Path) -> None:
     from test_architectures import random_model as of_type
 
@@ -139,7 +146,7 @@ def test_blocks_that_the_configuration_leaves_out_are_said_with_their_count(own:
     edit_config(own, num_hidden_layers=3)
     subject = loaded(own)
     assert subject.n_layers == 3
-    assert said(subject, "the checkpoint stores 1 blocks (from block 3 on) beyond the 3 that config.json names")
+    assert said(subject, "config.json names 3 blocks and the checkpoint stores 1 more, which are not run (9 tensors)")
 
 
 def test_other_tensors_without_a_place_are_said(own: Path) -> None:
@@ -305,11 +312,11 @@ def test_what_claims_on_weights_leave_out_is_said_with_its_share(
     assert {reading.name: reading.layer for reading in lab.readings("aligned")} == {
         name: block for block, name in enumerate(list(TENSORS)[:2])
     }
-    assert [note.partition(": ")[2] for note in lab.notes()][0] == update.left_out
+    assert lab.notes()[0].partition(": ")[2] == update.left_out
     app(["updates", "--family", str(folder), "--no-rank"], standalone_mode=False)
     assert update.left_out in capsys.readouterr().out
+    arguments = ["--task", "harmful", "--scheme", "parallel", "--layers", "5", "--out", str(tmp_path / "out")]
     with pytest.raises(GeometryBenchError, match="has no layer 5; it has layers 0 to 1"):
-        arguments = ["--task", "harmful", "--scheme", "parallel", "--layers", "5", "--out", str(tmp_path / "out")]
         app(["project", "--family", str(folder), *arguments], standalone_mode=False)
 
 

@@ -139,6 +139,8 @@ def test_files_that_are_no_model_are_refused(
         broken.write_bytes(content)
         with pytest.raises(GeometryBenchError, match="is not a readable GGUF language model"):
             resolve(SubjectSpec(str(broken)))
+    with pytest.raises(GeometryBenchError, match=f"but a GGUF file; name that: {packed[0]}"):
+        resolve(SubjectSpec(str(packed[0].parent)))
     monkeypatch.setitem(__import__("sys").modules, "gguf", None)
     own.read.cache_clear()
     with pytest.raises(GeometryBenchError, match=r"install geometry-bench\[gguf\]"):

@@ -13,9 +13,8 @@ import torch
 from torch import nn
 
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.subjects.describe import OTHER_PARTS
 from geometry_bench.subjects.streams import cross_attention
-
-_OTHER_TOWERS = ("vision", "visual", "image", "audio", "speech", "video", "encoder")
 
 
 def text_config(model: nn.Module) -> Any:
@@ -68,9 +67,9 @@ def _locate(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
     found = [path for path in found if not any(path.startswith(f"{other}.") for other in found if other != path)]
     owners = {path: _owner(path, modules, PreTrainedModel) for path in found}
     text = [path for path in found if type(getattr(owners[path], "config", None)) is type(config)]
-    found = text or [path for path in found if not any(word in path.lower() for word in _OTHER_TOWERS)]
+    found = text or [path for path in found if not any(word in path.lower() for word in OTHER_PARTS)]
     if len(found) > 1:  # a text tower next to another one of the same configuration class
-        found = [path for path in found if not any(word in path.lower() for word in _OTHER_TOWERS)] or found
+        found = [path for path in found if not any(word in path.lower() for word in OTHER_PARTS)] or found
     if not found:
         raise GeometryBenchError(
             f"{name} has no list of {counts[0]} decoder blocks in its text model; only decoder language models with a "

@@ -15,6 +15,11 @@ from geometry_bench.errors import GeometryBenchError
 _NESTED_TEXT = ("text_config", "llm_config", "language_config", "decoder")
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _WIDTH_KEYS = ("hidden_size", "n_embd", "d_model", "dim")
+OTHER_PARTS = (
+    *("vision", "visual", "image", "audio", "speech", "video", "encoder"),
+    *("projector", "resampler", "talker", "token2wav", "mtp", "nextn"),
+)
+"""Words in the names of modules that are no part of a text model's pass: towers, bridges, multi-token prediction."""
 _GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForImageTextToText")
 _NO_TEXT_OUT = (
     "ForMaskedLM",

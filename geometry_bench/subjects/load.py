@@ -17,7 +17,7 @@ from geometry_bench.errors import GeometryBenchError
 from geometry_bench.subjects import gguf, hashing
 from geometry_bench.subjects.adapters import adapter_notes, first_sentence, with_adapter
 from geometry_bench.subjects.describe import read_json
-from geometry_bench.subjects.quantised import dequantise, quantisation_of
+from geometry_bench.subjects.quantised import dequantise, quantisation_of, refuse_unapplied
 from geometry_bench.subjects.quiet import quiet_transformers
 from geometry_bench.subjects.settings import device_of, dtype_of, has_accelerate, stored_tensors
 from geometry_bench.subjects.spec import Identity, SubjectSpec, has_tokenizer, resolve
@@ -48,8 +48,9 @@ def load(spec: SubjectSpec, identity: Identity | None = None) -> Subject:
         dtype = dtype_of(spec, folder)
         model, unused = _model(spec, folder, identity.name, dtype, device, device_map)
         notes = unused_notes(model, unused)
-        if quantisation is not None and (taken_back := dequantise(model, quantisation, dtype)):
-            notes.append(taken_back)
+        if quantisation is not None:
+            refuse_unapplied(unused, quantisation, identity.name)
+            notes += dequantise(model, quantisation, dtype)
         if folder.suffix == gguf.SUFFIX:
             identity = replace(identity, architecture=type(model).__name__)
         if spec.adapter is not None:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.modules import module as every_module
 
+_RESCALED = "layers_are_rescaled"  # what RWKV notes of its weights
 _RECORDING = "_output_capturing_hooks_installed"  # where transformers notes that its recorders are in place
 
 
@@ -25,6 +26,7 @@ def measuring(model: nn.Module) -> Iterator[None]:
     """
     # Set one by one: some models merge weights when eval() is called.
     training = [module for module in model.modules() if module.training]
+    scaled = [(module, bool(module.layers_are_rescaled)) for module in model.modules() if hasattr(module, _RESCALED)]
     put_back = _random_states()
     try:
         for module in training:
@@ -35,10 +37,20 @@ def measuring(model: nn.Module) -> Iterator[None]:
                     stack.enter_context(torch.autocast(device, enabled=False))
             yield
     finally:
+        for module, before in scaled:
+            _rescale(module, before)
         for module in training:
             module.training = True
         for restore in put_back:
             restore()
+
+
+def _rescale(module: Any, wanted: bool) -> None:
+    """RWKV divides weights by powers of two in place when it is first evaluated; multiply them again, which is exact."""
+    if module.layers_are_rescaled != wanted:
+        module.training = not wanted
+        module._rescale_layers()
+        module.training = False
 
 
 def _random_states() -> list[Callable[[], object]]:

@@ -142,6 +142,8 @@ def _local(spec: SubjectSpec, folder: Path, name: str) -> Identity:
     config_path = folder / "config.json"
     if not config_path.is_file():
         hint = " (it looks like a PEFT adapter: pass it as --adapter next to its base model)"
+        if packed := sorted(folder.glob(f"*{gguf.SUFFIX}")):
+            raise GeometryBenchError(f"{folder} has no config.json, but a GGUF file; name that: {packed[0]}.")
         is_adapter = (folder / "adapter_config.json").is_file()
         raise GeometryBenchError(f"{folder} is not a model folder: it has no config.json{hint if is_adapter else ''}.")
     config = read_json(config_path)

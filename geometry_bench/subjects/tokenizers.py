@@ -48,7 +48,7 @@ def _with_adapter(spec: SubjectSpec, base: Any, adapter: Path) -> tuple[Any, lis
     own = _from_folder(spec, adapter, f"the adapter {adapter.name}")[0] if has_tokenizer(adapter) else base
     if own.get_vocab() != base.get_vocab():
         notes.append("the adapter's own tokenizer is used, not that of the model")
-    template = _template(adapter)
+    template = _template(adapter) if own is base else own.chat_template
     if template is not None and template != base.chat_template:
         notes.append("the adapter's own chat template is used, not that of the model")
     chosen = own if notes else base

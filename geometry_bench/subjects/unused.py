@@ -27,8 +27,8 @@ def unused_notes(model: nn.Module, unused: Sequence[str]) -> list[str]:
     }
     if left_out:
         return [
-            f"the checkpoint stores {len(left_out)} blocks (from block {min(left_out)} on) beyond the {run} that "
-            f"config.json names: they are not run ({len(unused)} tensors)"
+            f"config.json names {run} blocks and the checkpoint stores {len(left_out)} more, which are not run "
+            f"({len(unused)} tensors)"
         ]
     if len(unused) == 1:
         return [f"1 stored tensor has no place in the model and is not used ({unused[0]})"]

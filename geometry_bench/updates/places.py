@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from geometry_bench.subjects.describe import OTHER_PARTS
+
 _NUMBERED = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
-_OTHER_PARTS = re.compile(
-    r"(?:^|\.)(\w*(?:vision|visual|image|audio|speech|video|encoder|projector|resampler|talker|token2wav|mtp|nextn)\w*)\."
-)
+_OTHER_PARTS = re.compile(rf"(?:^|\.)(\w*(?:{'|'.join(OTHER_PARTS)})\w*)\.")
 
 
 @dataclass(frozen=True)
