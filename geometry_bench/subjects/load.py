@@ -17,7 +17,7 @@ from geometry_bench.errors import GeometryBenchError
 from geometry_bench.subjects import gguf, hashing
 from geometry_bench.subjects.adapters import adapter_notes, first_sentence, with_adapter
 from geometry_bench.subjects.describe import read_json
-from geometry_bench.subjects.quantised import dequantise, quantisation_of, refuse_unapplied
+from geometry_bench.subjects.quantised import DEQUANTISED, dequantise, method_of, quantisation_of, refuse_unapplied
 from geometry_bench.subjects.quiet import quiet_transformers
 from geometry_bench.subjects.settings import device_of, dtype_of, has_accelerate, stored_tensors
 from geometry_bench.subjects.spec import Identity, SubjectSpec, has_tokenizer, resolve
@@ -70,7 +70,7 @@ def load(spec: SubjectSpec, identity: Identity | None = None) -> Subject:
                 quantisation=quantisation,
                 notes=(*notes, *adapter_notes(model), *of_tokenizer),
             )
-        except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, NotImplementedError) as error:
+        except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ImportError) as error:
             raise GeometryBenchError(
                 f"{identity.name} ({type(model).__name__}) cannot run a short prompt: {first_sentence(error)}"
             ) from error
@@ -140,6 +140,9 @@ def _model(
     try:
         known = {key: options[key] for key in ("trust_remote_code", "gguf_file") if key in options}
         config = AutoConfig.from_pretrained(str(place), **known)
+        settings = getattr(config, "quantization_config", None)
+        if isinstance(settings, dict) and method_of(config) in DEQUANTISED and device.type == "cpu":
+            settings["dequantize"] = True  # or a GPU of the machine would decide
         model, info = _auto_class(config).from_pretrained(
             str(place),
             config=config,

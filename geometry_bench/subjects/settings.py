@@ -74,7 +74,7 @@ def dtype_of(spec: SubjectSpec, folder: Path) -> torch.dtype | str:
     for tensor in stored_tensors(spec, folder):
         by_dtype[tensor.dtype] += tensor.size
     method = method_of(read_json(folder / "config.json"))
-    if method is not None and (method not in DEQUANTISED or torch.cuda.is_available()):
+    if method is not None and (method not in DEQUANTISED or device_of(spec.device)[0].type == "cuda"):
         return "auto"  # quantised weights decide for themselves
     if 0 < by_dtype.total() < FLOAT32_LIMIT:
         return torch.float32
