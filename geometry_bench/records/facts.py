@@ -158,6 +158,11 @@ class PublicationFacts(_Settings):
 
     kind: Literal["publication"] = "publication"
 
+    @property
+    def settings(self) -> str:
+        """What a baseline file is named after."""
+        return "reported"
+
 
 class OtherFacts(_JointFacts):
     """A subject of a further kind, which ``what`` names; of several checkpoints, or of none."""
