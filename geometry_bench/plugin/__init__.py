@@ -102,6 +102,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     bench = bench_of(config)
     order = {task.place: place for place, task in enumerate(bench.plan.tasks)}
     ours = sorted((items[place] for place in places), key=lambda item: order.get(_place(item), len(order)))
+    if is_worker(config):  # groups and families take longest: begun last, they would leave the other workers idle
+        ours.sort(key=lambda item: not getattr(getattr(_task(item), "target", None), "is_joint", False))
     for place, item in zip(places, ours, strict=True):
         items[place] = item
     bench.chosen = frozenset(map(_place, ours))
