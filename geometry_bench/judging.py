@@ -32,9 +32,6 @@ from geometry_bench.records.noise import noise_floor
 FAMILY_WISE_ERROR = 0.01
 """Chance that an unmoved subject raises any ``REGRESSION`` in a whole run."""
 
-SOURCE_WORDING = "safety_compassion_source"
-"""Id of a pack that holds the source's own wording: values are compared as numbers with such a pack alone."""
-
 
 class Stored(Protocol):
     """One subject's stored values."""
@@ -227,7 +224,7 @@ def judge_published(claim: Claim, one: Measurement) -> Answer[PublishedVerdict]:
         return Answer(PublishedVerdict.NO_FIGURE, Reason.NO_VALUE, facts)
     value = estimate.value
     facts["value"] = value
-    if isinstance(one.inputs, PromptInputs) and one.inputs.pack == SOURCE_WORDING:
+    if _worded_as_the_source(claim, one):
         met, reason = abs(value - reported) <= claim.source.resolution, Reason.COMPARED
     else:
         bounds = (claim.published_criterion or claim.criterion).bounds
@@ -237,6 +234,13 @@ def judge_published(claim: Claim, one: Measurement) -> Answer[PublishedVerdict]:
         met = sum(value > bound for bound in bounds) == sum(reported > bound for bound in bounds)
         reason = Reason.SIDES_COMPARED
     return Answer(PublishedVerdict.REPRODUCED if met else PublishedVerdict.DIFFERS, reason, facts)
+
+
+def _worded_as_the_source(claim: Claim, one: Measurement) -> bool:
+    """Whether the prompts are the source's own, by the digests of the texts: only then are values compared as numbers."""
+    published = load_publication(claim.source.id).protocol.get("wording", {})
+    ours = one.inputs.wording if isinstance(one.inputs, PromptInputs) else {}
+    return bool(ours) and all(published.get(name) == digest for name, digest in ours.items())
 
 
 def _sides(bounds: Sequence[float]) -> str:

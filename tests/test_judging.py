@@ -19,6 +19,7 @@ from geometry_bench.claims.model import Claim
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.geometry.resampling import holm
 from geometry_bench.judging import FAMILY_WISE_ERROR, judge_alone, judge_claim, judge_published, judge_run
+from geometry_bench.published.load import load_publication
 from geometry_bench.records.estimates import Estimate, Null
 from geometry_bench.records.judgement import BaselineVerdict, Judgement, Reason
 from geometry_bench.records.measurement import Absence, Measurement, Missing
@@ -103,9 +104,12 @@ def test_the_sign_that_follows_the_alignment_method(method: str | None) -> None:
 PUBLISHED = SUBJECT.model_copy(update={"name": "google/gemma-2-9b-it", "layers": 42})
 
 
-def judged_published(value: float | None, reported: float | None, pack: str = "", **fields: Any) -> Any:
+WORDING = load_publication("safety_compassion").protocol["wording"]["suffering"]
+
+
+def judged_published(value: float | None, reported: float | None, wording: str = "", **fields: Any) -> Any:
     claim = replace(CLAIM, reported=lambda subject, case: reported, **fields)
-    inputs = INPUTS.model_copy(update={"pack": pack})
+    inputs = INPUTS.model_copy(update={"pack": "safety_compassion_source", "wording": {"suffering": wording}})
     return judge_published(claim, measured(estimates={"published": estimate(value)}, inputs=inputs, subject=PUBLISHED))
 
 
@@ -128,8 +132,8 @@ def judged_published(value: float | None, reported: float | None, pack: str = ""
 def test_agreement_with_a_reported_value(
     value: float | None, reported: float | None, same_wording: bool, bound: float, verdict: str
 ) -> None:
-    pack = judging.SOURCE_WORDING if same_wording else "other"
-    answer = judged_published(value, reported, pack, published_criterion=Above(bound), criterion=Above(-9))
+    wording = WORDING if same_wording else "of a pack that calls itself the source's"
+    answer = judged_published(value, reported, wording, published_criterion=Above(bound), criterion=Above(-9))
     assert answer.verdict == verdict
     if value is not None and reported is not None and not same_wording:
         assert ("side of 0.5" if bound else "sign") in answer.sentence  # that only sides were compared is said

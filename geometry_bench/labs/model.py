@@ -333,6 +333,7 @@ class Lab(Memo):
             hash=required.inputs_hash(self.pack, self.request_settings),
             pack=self.pack.id if messages or not sets else REQUESTS,
             controls=self.pack.controls_from if messages or not sets else None,
+            wording={name: self.pack.wording(name) for name in messages},
             messages=list(messages),
             requests=[RequestFacts(**self.request_settings.load(name).facts()) for name in sets],
             tokens_hash=_tokens_hash(prompts),

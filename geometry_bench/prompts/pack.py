@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from geometry_bench.checked import Declaration, Name, Text, checked, read_toml
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.resources import data_root
-from geometry_bench.storage import digest
+from geometry_bench.storage import digest, digest_lines
 
 FRAMEWORKS = ("chenrezig", "tara", "agape", "rahma", "secular")
 """The system prompts that may declare an opening formula."""
@@ -65,6 +65,11 @@ class Pack:
     safety_topics_from: Literal["pack", "built-in"]
     messages: Mapping[str, tuple[Message, ...]]
     is_builtin: bool
+
+    def wording(self, messages: str) -> str:
+        """Digest of the texts of a message set and of the frameworks' first 100 characters, which source A keeps."""
+        beginnings = [self.systems[key][:100] for key in ("generic", *FRAMEWORKS)]
+        return digest_lines([*beginnings, *sorted(message.text for message in self.messages[messages])])
 
 
 def builtin_path() -> Path:
