@@ -119,8 +119,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "--group",
         "Group of models to compare with a reference model: a TOML file that names its members and the reference (see "
-        "docs/groups.md), or zoo/groups/NAME. Its members are measured on their own only where --model or --family names "
-        "them. Repeatable.",
+        "`geometry-bench docs groups`), or zoo/groups/NAME. Its members are measured on their own only where --model or "
+        "--family names them. Repeatable.",
         "FILE",
         "repeated",
     ),
@@ -151,7 +151,10 @@ OPTIONS: tuple[Option, ...] = (
         "REV",
     ),
     Option(
-        "--dtype", "auto (default), float32, bfloat16, float16. auto: see docs/first-run.md.", "DTYPE", default="auto"
+        "--dtype",
+        "auto (default), float32, bfloat16, float16. auto: see `geometry-bench docs first-run`.",
+        "DTYPE",
+        default="auto",
     ),
     Option(
         "--device", "auto (default), cpu, cuda, cuda:1, mps, or map (spread over devices).", "DEVICE", default="auto"
@@ -180,8 +183,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("--allow-pickle", "Load pickled weights where there are no safetensors. Off by default.", kind="flag"),
     Option(
         "--claims",
-        "Python file that declares further claims, as CLAIMS (see docs/add-a-claim.md); packages declare theirs by the "
-        "entry point geometry_bench.claims. The file's code is run. Repeatable.",
+        "Python file that declares further claims, as CLAIMS (see `geometry-bench docs add-a-claim`); packages declare "
+        "theirs by the entry point geometry_bench.claims. The file's code is run. Repeatable.",
         "FILE",
         "repeated",
     ),

@@ -148,7 +148,10 @@ def test_prompt_sensitivity_sees_a_sign_that_hangs_on_one_message() -> None:
     assert estimate.details["figure"] > 0
     assert estimate.value is not None
     assert estimate.value < 0
-    assert verdict("safety.prompt_sensitivity", estimate) is ClaimVerdict.FAILS
+    # The value itself cannot be told from zero; of one that can, the same recomputations would be a failure.
+    assert verdict("safety.prompt_sensitivity", estimate) is ClaimVerdict.INCONCLUSIVE
+    told = estimate.model_copy(update={"details": {**estimate.details, "figure_low": 0.1, "figure_high": 0.9}})
+    assert verdict("safety.prompt_sensitivity", told) is ClaimVerdict.FAILS
 
 
 def test_zero_axis_is_undefined_not_zero() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ COMMANDS = (
     ["list"],
     ["show"],
     ["audit"],
+    ["docs"],
     ["leaderboard"],
     ["baseline"],
     ["baseline", "list"],
@@ -61,6 +63,15 @@ def test_show_unknown_names_the_nearest(shell: Shell) -> None:
     assert err.startswith(
         "geometry-bench: There is no claim 'compassion.unified_axes' (did you mean compassion.unified_ax"
     )
+
+
+def test_docs_prints_the_pages_that_help_names(shell: Shell) -> None:
+    names = shell("docs")[1].split()
+    assert shell("docs", "groups")[1].startswith("# ")
+    assert {page for option in OPTIONS for page in re.findall(r"geometry-bench docs ([\w-]+)", option.help)} < set(
+        names
+    )
+    assert "did you mean groups" in shell("docs", "grups")[2]
 
 
 def test_audit_counts_what_it_contradicts(shell: Shell) -> None:

@@ -52,6 +52,11 @@ def ids(result: pytest.RunResult) -> list[str]:
 # Collection
 
 
+def test_tests_and_benchmarks_can_be_collected_together() -> None:
+    names = [path.name for folder in ("tests", "benchmarks") for path in (data_root() / folder).glob("**/test_*.py")]
+    assert len(names) == len(set(names))  # pytest imports these by their base names
+
+
 def test_ids_are_stable_and_say_case_and_subject(bench: Bench, tiny: Path) -> None:
     found = ids(bench("--collect-only", "-q", "-k", f"{COSINES} or tightest_pair", models=(tiny,)))
     traditions = ("chenrezig", "tara", "agape", "rahma")

@@ -55,6 +55,7 @@ class Reason(StrEnum):
     BEYOND_NULL = "beyond its null"
     MET = "criterion met"
     CHECKED = "statement checked"
+    NO_SIGN = "no sign to keep"
     # Does it agree with the published value?
     NONE_PUBLISHED = "none published"
     NO_VALUE = "no value"
@@ -184,6 +185,7 @@ _SENTENCES: Mapping[Reason, Callable[[Mapping[str, Fact]], str]] = {
     Reason.INSIDE_NULL: lambda f: f"{_interval(f)} is {f['wanted']}, but lies inside its {_null(f)}",
     Reason.BEYOND_NULL: lambda f: f"{_interval(f)} is {f['wanted']} and beyond its {_null(f)}",
     Reason.MET: lambda f: f"{_interval(f)} is {f['wanted']}",
+    Reason.NO_SIGN: lambda f: f"the value itself, {_interval(f)}, cannot be told from 0, so it has no sign to keep",
     Reason.CHECKED: lambda f: str(f["sentence"]),
     Reason.NONE_PUBLISHED: lambda f: "the source has no value for this subject",
     Reason.NO_VALUE: lambda f: f"published {f['reported']:+.3f}, but there is no value to compare with it",

@@ -87,17 +87,14 @@ def comparison_code(judged: Iterable[Judgement]) -> int:
 
 
 def warnings_of(judged: Iterable[Judgement], most: int = 12) -> list[str]:
-    """The warnings of a run; those of one kind are counted together where they are many."""
-    warnings = [warning for one in judged if (warning := _warning(one)) is not None]
-    if len(warnings) <= most:
-        return warnings
-    kinds: dict[str, list[str]] = {}
-    for warning in warnings:
-        kinds.setdefault(warning.split(":", 1)[0], []).append(warning)
-    shown: list[str] = []
-    for kind, lines in kinds.items():
-        shown += lines if len(lines) <= 3 else [lines[0], f"{kind}: and {len(lines) - 1} more cases"]
-    return shown
+    """The warnings of a run; where they are many, one for each kind and subject, which says how many cases it is about."""
+    warned = [(one, warning) for one in judged if (warning := _warning(one)) is not None]
+    if len(warned) <= most:
+        return [warning for _, warning in warned]
+    alike: dict[tuple[str, str], list[str]] = {}
+    for one, warning in warned:
+        alike.setdefault((one.baseline.verdict, one.measurement.subject.id), []).append(warning)
+    return [first + (f" (and {len(others)} more of its cases)" if others else "") for first, *others in alike.values()]
 
 
 def _warning(judged: Judgement) -> str | None:

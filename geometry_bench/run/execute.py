@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from geometry_bench.claims.model import Estimates
+from geometry_bench.claims.requests import SEED
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.labs.model import Lab
 from geometry_bench.labs.requirements import Wanted
@@ -17,9 +18,6 @@ from geometry_bench.records.measurement import Absence, Measurement, Missing, No
 from geometry_bench.run.plan import Plan, Task
 from geometry_bench.run.targets import Key, ModelTarget, Target
 from geometry_bench.run.threads import threads_for
-
-SEED = 0
-"""What every draw of a run starts from."""
 
 L = TypeVar("L")
 

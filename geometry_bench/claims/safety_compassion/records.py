@@ -152,8 +152,9 @@ CLAIMS: tuple[Claim, ...] = (
         statement="The value keeps its sign without any one message, on the other set, and without opening formulas.",
         measure=safety.prompt_sensitivity,
         null="none: the spread over recomputations is itself the answer",
+        version=2,  # 1 held for a value that cannot be told from zero
         cases=tuple(Case(figure, (figure,)) for figure in safety.SENSITIVE),
-        criterion=Above(beyond_null=False),
+        criterion=safety.KeepsItsSign(),
         published_criterion=None,
         requires=replace(ON_BENIGN, messages=(SUFFERING, BENIGN), conditions=("systems", "bare")),
     ),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from geometry_bench.claims.criteria import Above
 from geometry_bench.claims.model import Case, Estimates
 from geometry_bench.claims.safety_compassion.axes import (
     BENIGN,
@@ -27,6 +30,7 @@ from geometry_bench.geometry.dispersion import participation_ratio, spectrum
 from geometry_bench.labs.model import Lab
 from geometry_bench.published.subject import PublishedSubject
 from geometry_bench.records.estimates import Estimate
+from geometry_bench.records.judgement import Answer, ClaimVerdict, Reason
 from geometry_bench.records.measurement import Absence, NotApplicableError
 
 
@@ -205,6 +209,21 @@ SENSITIVE: dict[str, tuple[str, Statistic]] = {
 }
 
 
+@dataclass(frozen=True)
+class KeepsItsSign(Above):
+    """Above zero in every recomputation, of a value that has a sign: one that cannot be told from zero has none to keep."""
+
+    beyond_null: bool = False
+
+    def judge(self, estimate: Estimate, method: str | None = None) -> Answer[ClaimVerdict]:
+        """By the interval of the value itself, then by the smallest recomputation."""
+        value, low, high = (estimate.details.get(name) for name in ("figure", "figure_low", "figure_high"))
+        if value is not None and low is not None and high is not None and low <= 0 <= high:
+            facts = {"value": value, "low": low, "high": high}
+            return Answer(ClaimVerdict.INCONCLUSIVE, Reason.NO_SIGN, facts)
+        return super().judge(estimate, method)
+
+
 def prompt_sensitivity(lab: Lab, case: Case) -> Estimates:
     """Smallest value over all recomputations, signed so that the value itself is positive: > 0 where it is stable."""
     (figure,) = case.parameters
@@ -232,6 +251,8 @@ def prompt_sensitivity(lab: Lab, case: Case) -> Estimates:
             block=lab.layers - 1,
             details={
                 "figure": base.value,
+                "figure_low": base.low,
+                "figure_high": base.high,
                 "leave_one_out_min": min(values[: base.n]),
                 "leave_one_out_max": max(values[: base.n]),
                 "other_messages": swapped.value,
