@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import Annotated, Any
 
 import typer
-from tabulate import MIN_PADDING, tabulate
+from tabulate import tabulate
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -34,7 +34,7 @@ def print_table(
         typer.echo(json.dumps([dict(zip(headers, row, strict=True)) for row in rows], indent=1, ensure_ascii=False))
         return
     texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
-    columns = zip([header + " " * MIN_PADDING for header in headers], *texts, strict=True)
+    columns = zip(headers, *texts, strict=True)
     widths = [max(len(line) for cell in column for line in cell.split("\n")) for column in columns]
     spare = shutil.get_terminal_size().columns - sum(
         width for header, width in zip(headers, widths, strict=True) if header not in wraps
