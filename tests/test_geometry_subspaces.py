@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matrices import ETAS, SHAPES, matrix
 from scipy.stats import ortho_group
 
 from geometry_bench.errors import GeometryBenchError
@@ -26,30 +27,10 @@ from geometry_bench.geometry.subspaces import (
     rank_of_share,
 )
 
-ETAS = [0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99]
-SHAPES = {
-    "square": (24, 24),
-    "tall": (50, 16),
-    "wide": (16, 50),
-    "deficient": (30, 20),
-    "thin": (40, 1),
-    "flat": (1, 40),
-}
 
-
-def update(kind: str, seed: int) -> np.ndarray:
-    """A matrix of one of the shapes, fp32 as checkpoints hold it; ``deficient`` has rank 5."""
-    rows, columns = SHAPES[kind]
-    generator = np.random.default_rng(seed)
-    if kind == "deficient":
-        # Whole numbers, so that the rank is exact.
-        return (generator.integers(-4, 5, (rows, 5)) @ generator.integers(-4, 5, (5, columns))).astype(np.float32)
-    return (generator.standard_normal((rows, columns)) * np.geomspace(1, 0.05, columns) * 1e-3).astype(np.float32)
-
-
-def decompose(matrix: np.ndarray) -> Decomposition:
+def decompose(delta: np.ndarray) -> Decomposition:
     """Left singular vectors and energies of a matrix (rows, columns)."""
-    values = matrix.astype(np.float64)
+    values = delta.astype(np.float64)
     return decompose_second_moment(values @ values.T, values.shape[1])
 
 
@@ -73,12 +54,12 @@ def energy_kept(basis: np.ndarray, delta: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", SHAPES)
 def test_energies_ranks_and_overlap_are_those_of_numpys_svd(kind: str) -> None:
-    a, b = (update(kind, seed) for seed in (1, 2))
+    a, b = (matrix(kind, seed) for seed in (1, 2))
     left_a, sigma_a, _ = np.linalg.svd(a.astype(np.float64), full_matrices=False)
     left_b, sigma_b, _ = np.linalg.svd(b.astype(np.float64), full_matrices=False)
     v, w = decompose(a), decompose(b)
     assert v.rank == np.linalg.matrix_rank(a.astype(np.float64))
-    assert v.state == ("deficient" if kind == "deficient" else "full")
+    assert v.state == ("deficient" if kind.startswith("deficient") else "full")
     assert v.vectors.T @ v.vectors == pytest.approx(np.eye(v.rank), abs=1e-12)
     assert v.total == pytest.approx((sigma_a**2).sum())
     assert own_energy(v) == pytest.approx((np.cumsum(sigma_a**2) / (sigma_a**2).sum())[: v.rank], abs=1e-10)
@@ -133,7 +114,7 @@ def test_a_planted_shared_subspace_gives_its_overlap(shared: int) -> None:
 
 def test_random_subspaces_meet_their_expectations_within_three_standard_errors() -> None:
     rows, columns, draws = 30, 20, 300
-    delta = update("deficient", 5)
+    delta = matrix("deficient", 5)
     bases = [random_basis(rows, columns, seed) for seed in range(draws)]
     energies = np.array([energy_kept(basis, delta) for basis in bases])
     for k in (1, 7, 20):
