@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,20 @@ OPENINGS = {
     "secular": "As a carer",
 }
 SUBJECTS_OF_CONTROLS = ("tea", "maps", "rain", "chess", "bread", "trains", "moss", "glass")
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One model folder that no test changes."""
+    from models import tiny_model
+
+    return tiny_model("llama", tmp_path_factory.mktemp("shared"))
+
+
+@pytest.fixture
+def own(llama: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may break."""
+    return Path(shutil.copytree(llama, tmp_path / "own"))
 
 
 def small_pack() -> dict[str, Any]:

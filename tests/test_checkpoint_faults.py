@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,16 +24,6 @@ from geometry_bench.subjects.tokenizers import refuse_mute
 from geometry_bench.updates.checkpoint import open_checkpoint
 from geometry_bench.updates.places import Place, places
 from geometry_bench.updates.update import compare
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model("llama", tmp_path_factory.mktemp("shared"))
-
-
-@pytest.fixture
-def own(llama: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(llama, tmp_path / "own"))
 
 
 def loaded(folder: Path, **options: Any) -> Subject:

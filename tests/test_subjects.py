@@ -34,18 +34,6 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("GEOMETRY_BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One model folder that no test changes."""
-    return tiny_model("llama", tmp_path_factory.mktemp("shared"))
-
-
-@pytest.fixture
-def own(llama: Path, tmp_path: Path) -> Path:
-    """A copy of it that a test may break."""
-    return Path(shutil.copytree(llama, tmp_path / "own"))
-
-
 def refused(folder: Path | str, **options: Any) -> str:
     """The sentence with which loading is refused."""
     with pytest.raises(GeometryBenchError) as caught:
