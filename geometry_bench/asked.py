@@ -111,6 +111,8 @@ def output_of(values: Mapping[str, Any]) -> Output:
         update=values["gb_baseline_update"],
         update_reason=values["gb_update_reason"],
         require_comparison=values["gb_require_comparison"],
+        undecided=values["gb_undecided"],
+        margins=dict(values["gb_margin"] or ()),
     )
 
 

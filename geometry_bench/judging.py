@@ -10,17 +10,17 @@ import numpy as np
 
 from geometry_bench.claims.model import Case, Claim
 from geometry_bench.claims.registry import CLAIMS
-from geometry_bench.geometry.resampling import holm, paired_difference
+from geometry_bench.geometry.resampling import holm
 from geometry_bench.published.load import load_publication
 from geometry_bench.published.publication import Publication
 from geometry_bench.published.subject import PublishedSubject
 from geometry_bench.records.baselines import BaselineStore, Found
-from geometry_bench.records.estimates import Estimate
 from geometry_bench.records.facts import GroupFacts, MemberFacts, ModelFacts, PromptInputs
 from geometry_bench.records.judgement import (
     Answer,
     BaselineVerdict,
     ClaimVerdict,
+    Compared,
     Fact,
     Judgement,
     PublishedVerdict,
@@ -30,7 +30,16 @@ from geometry_bench.records.measurement import Baseline, BaselineCase, Measureme
 from geometry_bench.records.noise import noise_floor
 
 FAMILY_WISE_ERROR = 0.01
-"""Chance that an unmoved subject raises any ``REGRESSION`` in a whole run."""
+"""Chance that a subject none of whose changes matters raises any ``MOVED`` in a whole run."""
+
+SAME_LEVEL = 0.05
+"""Chance that a change as large as its margin passes as ``SAME``, a case."""
+
+
+Margins = Mapping[str, float]
+"""Smallest changes that matter, by case or claim, in place of those that claims declare."""
+
+NO_MARGINS: Margins = {}
 
 
 class Stored(Protocol):
@@ -79,65 +88,95 @@ class StoredBaselines:
 
 
 @dataclass(frozen=True)
-class Change:
-    """How a value compares with the stored one: an answer, or a difference whose answer waits for its adjusted p."""
+class Moved:
+    """How a case compares with the stored one: an answer, or a change whose answer waits for the other cases of the run."""
 
     answer: Answer[BaselineVerdict] | None = None
     facts: Mapping[str, Fact] = field(default_factory=dict)
-    p: float | None = None
-    """Of the paired difference; None where nothing can be tested, and the case does not count then."""
+    compared: Compared | None = None
+    """None where nothing can be tested: the case does not count among the comparisons then."""
+
+    @property
+    def p(self) -> float | None:
+        """p of the hypothesis that the change does not matter; None where nothing can be tested."""
+        return None if self.compared is None else self.compared.change.p_moved
 
     def decided(self, adjusted: float | None, comparisons: int) -> Answer[BaselineVerdict]:
         """The answer, given p adjusted for all comparisons of the run."""
         if self.answer is not None:
             return self.answer
-        facts = {**self.facts, "p": adjusted, "comparisons": comparisons, "level": FAMILY_WISE_ERROR}
-        if abs(float(self.facts["difference"] or 0)) < float(self.facts["smallest"] or 0):
-            return Answer(BaselineVerdict.DRIFT, Reason.TOO_SMALL, facts)
-        if adjusted is None or adjusted > FAMILY_WISE_ERROR:
-            return Answer(BaselineVerdict.DRIFT, Reason.WITHIN_SAMPLING, facts)
-        return Answer(BaselineVerdict.REGRESSION, Reason.BEYOND_BOTH, facts)
+        if self.compared is None or adjusted is None:
+            return Answer(BaselineVerdict.UNDECIDED, Reason.UNTESTED, self.facts)
+        change = self.compared.change
+        facts = {
+            **self.facts,
+            **self.compared.facts,
+            "error": change.error,
+            "prompts": change.n,
+            "p_moved": adjusted,
+            "p_same": change.p_same,
+            "comparisons": comparisons,
+            "level": FAMILY_WISE_ERROR,
+        }
+        if adjusted <= FAMILY_WISE_ERROR:
+            return Answer(BaselineVerdict.MOVED, Reason.BEYOND_MARGIN, facts)
+        if change.p_same <= SAME_LEVEL and facts.get("label") == facts.get("old_label"):
+            return Answer(BaselineVerdict.SAME, Reason.WITHIN_MARGIN, facts)
+        level = FAMILY_WISE_ERROR / max(comparisons, 1) if change.beyond > 0 else SAME_LEVEL
+        needed = change.needed(level)
+        return Answer(BaselineVerdict.UNDECIDED, Reason.TOO_FEW_PROMPTS, {**facts, "needed": needed})
 
 
 def judge_run(
-    measurements: Iterable[Measurement], baselines: Baselines | None = None, claims: Mapping[str, Claim] = CLAIMS
+    measurements: Iterable[Measurement],
+    baselines: Baselines | None = None,
+    claims: Mapping[str, Claim] = CLAIMS,
+    margins: Margins = NO_MARGINS,
 ) -> list[Judgement]:
     """Judge all measurements of a run together.
 
-    Differences from baselines are tested pairwise, unit by unit; Holm's procedure holds the family-wise error over all that
-    were tested at 1 %. Without ``baselines`` the third question is not asked. Measurements of claims that are not declared
-    any more are left out.
+    Changes from baselines are tested prompt by prompt against the margin of each claim, or of ``margins`` by case or claim;
+    Holm's procedure holds the family-wise error over all that were tested at 1 %. Without ``baselines`` the third question
+    is not asked. Measurements of claims that are not declared any more are left out.
     """
     known = [one for one in measurements if one.claim in claims]
-    changes = [_change(one, claims[one.claim], baselines) for one in known]
+    changes = [_change(one, claims[one.claim], baselines, margins) for one in known]
     tested = [change.p for change in changes if change.p is not None]
     adjusted = iter(holm(tested))
     return [
         _judged(
-            one,
-            claims[one.claim],
-            baselines,
-            change.decided(next(adjusted) if change.p is not None else None, len(tested)),
+            one, claims[one.claim], baselines, change, next(adjusted) if change.p is not None else None, len(tested)
         )
         for one, change in zip(known, changes, strict=True)
     ]
 
 
 def judge_alone(
-    measurement: Measurement, comparisons: int, baselines: Baselines | None, claims: Mapping[str, Claim] = CLAIMS
+    measurement: Measurement,
+    comparisons: int,
+    baselines: Baselines | None,
+    claims: Mapping[str, Claim] = CLAIMS,
+    margins: Margins = NO_MARGINS,
 ) -> Judgement:
     """Judge one measurement of a run that goes on, by the first step of Holm's procedure over so many comparisons.
 
-    Holm rejects nothing unless its first step does, so whether a run has a regression is the same as by ``judge_run``, which
-    can add cases.
+    Holm rejects nothing unless its first step does, so whether anything of a run has moved is the same as by
+    ``judge_run``, which can add cases.
     """
     claim = claims[measurement.claim]
-    change = _change(measurement, claim, baselines)
+    change = _change(measurement, claim, baselines, margins)
     adjusted = None if change.p is None else min(1.0, change.p * max(comparisons, 1))
-    return _judged(measurement, claim, baselines, change.decided(adjusted, comparisons))
+    return _judged(measurement, claim, baselines, change, adjusted, comparisons)
 
 
-def _judged(one: Measurement, claim: Claim, baselines: Baselines | None, answer: Answer[BaselineVerdict]) -> Judgement:
+def _judged(
+    one: Measurement,
+    claim: Claim,
+    baselines: Baselines | None,
+    change: Moved,
+    adjusted: float | None,
+    comparisons: int,
+) -> Judgement:
     found, stored = _stored(one, baselines)
     published = one.estimates.get("published")
     source = claim.published_criterion
@@ -145,7 +184,9 @@ def _judged(one: Measurement, claim: Claim, baselines: Baselines | None, answer:
         measurement=one,
         claim=judge_claim(claim, one),
         published=judge_published(claim, one),
-        baseline=answer,
+        baseline=change.decided(adjusted, comparisons),
+        compared=change.compared,
+        decides=claim.decides,
         source=source.judge(published, _method(one)).verdict if source is not None and published is not None else None,
         stored_claim=judge_claim(claim, _as_measured(one, found.baseline, stored)).verdict
         if found and stored
@@ -267,22 +308,32 @@ def testable(key: str, found: Stored | None) -> bool:
     return estimate is not None and estimate.value is not None and estimate.units is not None
 
 
-def _change(one: Measurement, claim: Claim, baselines: Baselines | None) -> Change:
+def _change(one: Measurement, claim: Claim, baselines: Baselines | None, margins: Margins) -> Moved:
     found, stored = _stored(one, baselines)
     if found is None or stored is None:
-        return Change(
+        return Moved(
             Answer(BaselineVerdict.NO_BASELINE, Reason.NONE_STORED, {"sentence": _absent(one, baselines, found)})
         )
-    refused = _incomparable(one, stored, found.baseline)
+    refused = _incomparable(one, claim, stored, found.baseline)
     if refused is not None:
-        return Change(refused)
+        return Moved(refused)
     new, old = one.estimate, stored.estimate
     if new is None or new.value is None or old is None or old.value is None:
         same = (new is None or new.value is None) and (old is None or old.value is None)
         if same:
-            return Change(Answer(BaselineVerdict.MATCH, Reason.UNDEFINED_IN_BOTH))
-        return Change(Answer(BaselineVerdict.REGRESSION, Reason.UNDEFINED_IN_ONE))
-    return _difference(new, old, new.value, old.value, claim, one.subject.dtype)
+            return Moved(Answer(BaselineVerdict.SAME, Reason.UNDEFINED_IN_BOTH))
+        return Moved(Answer(BaselineVerdict.UNDECIDED, Reason.UNDEFINED_IN_ONE))
+    margin = margins.get(one.key, margins.get(one.claim, claim.smallest_change))
+    facts: dict[str, Fact] = {"value": new.value, "old": old.value, "difference": new.value - old.value}
+    facts |= {"margin": margin, "label": new.label, "old_label": old.label}
+    compared = claim.comparison.between(new, old, margin)
+    if claim.comparison.of_values:
+        # A floor measured as 0 would make a rounding error a change.
+        spacing = 64 * float(np.spacing(max(abs(new.value), abs(old.value))))
+        facts["floor"] = floor = max(noise_floor(claim.metric, one.subject.dtype), spacing)
+        if abs(new.value - old.value) <= floor and new.label == old.label:
+            return Moved(Answer(BaselineVerdict.SAME, Reason.WITHIN_NOISE, facts), compared=compared)
+    return Moved(facts=facts, compared=compared)
 
 
 def _absent(one: Measurement, baselines: Baselines | None, found: Stored | None) -> str:
@@ -295,7 +346,9 @@ def _absent(one: Measurement, baselines: Baselines | None, found: Stored | None)
     return f"no baseline is stored for this revision of {one.subject.id}{hint}"
 
 
-def _incomparable(one: Measurement, stored: BaselineCase, baseline: Baseline) -> Answer[BaselineVerdict] | None:
+def _incomparable(
+    one: Measurement, claim: Claim, stored: BaselineCase, baseline: Baseline
+) -> Answer[BaselineVerdict] | None:
     if stored.claim_version != one.claim_version:
         facts: dict[str, Fact] = {"new_version": one.claim_version, "old_version": stored.claim_version}
         return Answer(BaselineVerdict.STALE, Reason.OTHER_VERSION, facts)
@@ -304,22 +357,7 @@ def _incomparable(one: Measurement, stored: BaselineCase, baseline: Baseline) ->
     ours = {**one.subject.comparability(), **one.inputs.comparability()}
     theirs = {**baseline.subject.comparability(), **stored.inputs.comparability()}
     for name in {**ours, **theirs}:
-        if ours.get(name) != theirs.get(name):
+        if ours.get(name) != theirs.get(name) and name not in claim.across:
             facts = {"name": name, "new": str(ours.get(name)), "old": str(theirs.get(name))}
             return Answer(BaselineVerdict.INCOMPARABLE, Reason.OTHER_SETTING, facts)
     return None
-
-
-def _difference(new: Estimate, old: Estimate, value: float, before: float, claim: Claim, dtype: str | None) -> Change:
-    # A floor measured as 0 would make a rounding error a drift.
-    floor = max(noise_floor(claim.metric, dtype), 64 * float(np.spacing(max(abs(value), abs(before)))))
-    facts: dict[str, Fact] = {"value": value, "old": before, "difference": value - before, "floor": floor}
-    paired = new.units.paired(old.units) if new.units is not None and old.units is not None else None
-    if abs(value - before) <= floor and new.label == old.label:
-        same = Answer(BaselineVerdict.MATCH, Reason.WITHIN_NOISE, facts)
-        return Change(same, p=None if paired is None else 1.0)
-    facts |= {"smallest": claim.smallest_change, "label": new.label, "old_label": old.label, "error": None}
-    if paired is None:
-        return Change(facts=facts)
-    tested = paired_difference(value, paired[0], before, paired[1])
-    return Change(facts=facts | {"error": tested.error}, p=tested.p_value)

@@ -96,6 +96,20 @@ def _template_argument(text: str) -> str:
     return text
 
 
+def _undecided(text: str) -> str:
+    if text not in ("fail", "pass"):
+        raise GeometryBenchError(f"--undecided {text}: write fail or pass.")
+    return text
+
+
+def _margin(text: str) -> tuple[str, float]:
+    name, _, number = text.rpartition("=")
+    try:
+        return name or "?", float(number)
+    except ValueError:
+        raise GeometryBenchError(f"--margin {text}: write it as CASE=CHANGE, such as gate.refusal=0.2.") from None
+
+
 def _modes(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -226,6 +240,21 @@ OPTIONS: tuple[Option, ...] = (
         "--require-comparison",
         "Fail a case that cannot be compared with a baseline: none stored, other inputs, other settings.",
         kind="flag",
+    ),
+    Option(
+        "--undecided",
+        "What a comparison is worth that cannot tell whether something has moved: fail (default, exit code 2) or pass.",
+        "fail|pass",
+        default="fail",
+        parse=_undecided,
+    ),
+    Option(
+        "--margin",
+        "Smallest change that matters in a claim or case, in place of the declared one (see `geometry-bench show`), such "
+        "as gate.refusal=0.2. Repeatable.",
+        "CASE=CHANGE",
+        "repeated",
+        parse=_margin,
     ),
     Option(
         "--name",

@@ -55,7 +55,7 @@ def test_a_model_in_memory_measures_as_its_folder_does(results: gb.Results, pack
     signs = (live["safety.baseline_sign"], results["safety.baseline_sign", "tiny"])
     assert [one.judgement.claim.reason is Reason.ALIGNMENT_UNKNOWN for one in signs] == [False, True]
     assert {one.judgement.baseline.verdict for one in gb.compare(live, gb.Results(results.measurements[:13]))} == {
-        "MATCH"
+        "SAME"
     }
 
 
@@ -109,7 +109,7 @@ def test_saved_and_loaded_and_held_against_itself(results: gb.Results, tmp_path:
     for place in (path, path.parent):
         assert gb.load(place).measurements == results.measurements
     same = gb.compare(gb.load(path), results)
-    assert {one.judgement.baseline.verdict for one in same} == {"MATCH"}
+    assert {one.judgement.baseline.verdict for one in same} == {"SAME"}
     assert comparison_code(same.judgements) == 0
     refused("holds no measurements", gb.load, tmp_path / "nowhere")
 

@@ -116,7 +116,7 @@ RUNNABLE = [
 @pytest.mark.parametrize("words", RUNNABLE)
 def test_quick_commands_run_as_printed(words: list[str], elsewhere: Path) -> None:
     result = CliRunner().invoke(app, words[1:])
-    moved = words[1] == "compare" and "REGRESSION" in result.output
+    moved = words[1] == "compare" and "MOVED" in result.output
     assert result.exit_code == (1 if moved else 0), result.output
     assert result.output
 
@@ -139,7 +139,7 @@ def test_python_examples_run_as_printed(page: Path, elsewhere: Path, capsys: pyt
         assert "compassion.abrahamic_lead" in capsys.readouterr().out
     if page.name == "notebook.md":
         assert (elsewhere / "profile.png").stat().st_size > 1000
-        assert "['MATCH', 'MATCH', 'MATCH']" in capsys.readouterr().out
+        assert "['SAME', 'SAME', 'SAME']" in capsys.readouterr().out
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -183,39 +183,38 @@ def moved(by: float, spread: float, label: str | None = None, ids: list[str] | N
 @pytest.mark.parametrize(
     ("new", "verdict", "reason"),
     [
-        (moved(0, 0), "MATCH", Reason.WITHIN_NOISE),
-        (moved(9e-6, 0), "MATCH", Reason.WITHIN_NOISE),
-        (moved(0.02, 0.001), "DRIFT", Reason.TOO_SMALL),
-        (moved(0.2, 100), "DRIFT", Reason.WITHIN_SAMPLING),
-        (moved(0.2, 0.5), "REGRESSION", Reason.BEYOND_BOTH),
-        (moved(-0.2, 0.5), "REGRESSION", Reason.BEYOND_BOTH),
-        (estimate(0.7), "DRIFT", Reason.WITHIN_SAMPLING),
-        (moved(0, 0, label="agape-rahma"), "DRIFT", Reason.TOO_SMALL),
+        (moved(0, 0), "SAME", Reason.WITHIN_NOISE),
+        (moved(9e-6, 0), "SAME", Reason.WITHIN_NOISE),
+        (moved(0.02, 0.001), "SAME", Reason.WITHIN_MARGIN),
+        (moved(0.02, 4), "UNDECIDED", Reason.TOO_FEW_PROMPTS),
+        (moved(0.2, 100), "UNDECIDED", Reason.TOO_FEW_PROMPTS),
+        (moved(0.2, 0.5), "MOVED", Reason.BEYOND_MARGIN),
+        (moved(-0.2, 0.5), "MOVED", Reason.BEYOND_MARGIN),
+        (estimate(0.7), "UNDECIDED", Reason.UNTESTED),
+        (moved(0, 0, label="agape-rahma"), "UNDECIDED", Reason.TOO_FEW_PROMPTS),
     ],
 )
 def test_a_value_beside_its_baseline(new: Estimate, verdict: str, reason: Reason) -> None:
     answer = moved_from(BASE, new).baseline
     assert (answer.verdict, answer.reason, answer.number("old")) == (verdict, reason, 0.5)
     assert f"+0.5000 -> {new.value:+.4f}, difference" in answer.sentence
-    if verdict != "MATCH":
+    if reason is not Reason.WITHIN_NOISE:
         assert "smallest change of interest 0.05" in answer.sentence
     assert ("± ?" in answer.sentence) == (new.units is None)
     assert ("; was None, is agape-rahma" in answer.sentence) == (new.label is not None)
 
 
 def test_units_are_paired_by_their_ids_and_by_their_place_where_they_have_none() -> None:
-    """Of other units, nothing can be tested: the case does not count, and is no regression however far it moved."""
+    """Of other units, nothing can be tested: the case does not count, and has not MOVED however far it lies."""
     ids = [f"m{place}" for place in range(8)]
     unnamed = BASE.model_copy(update={"units": BASE.units and BASE.units.model_copy(update={"ids": None})})
-    assert moved_from(BASE, moved(0.2, 0.5, ids=ids)).baseline.verdict == "REGRESSION"
-    assert (
-        moved_from(unnamed, moved(0.2, 0.5, ids=[f"x{place}" for place in range(8)])).baseline.verdict == "REGRESSION"
-    )
+    assert moved_from(BASE, moved(0.2, 0.5, ids=ids)).baseline.verdict == "MOVED"
+    assert moved_from(unnamed, moved(0.2, 0.5, ids=[f"x{place}" for place in range(8)])).baseline.verdict == "MOVED"
     for other in (ids[::-1], [*ids[:7], "m8"]):
         answer = moved_from(BASE, moved(0.2, 0.5, ids=other)).baseline
-        assert (answer.verdict, answer.number("p"), answer.number("comparisons")) == ("DRIFT", None, 0)
+        assert (answer.verdict, answer.number("p_moved"), answer.reason) == ("UNDECIDED", None, Reason.UNTESTED)
     undefined = estimate(0.7, units=units(*([0.7] * 7), None))
-    assert moved_from(BASE, undefined).baseline.number("p") is None
+    assert moved_from(BASE, undefined).baseline.number("p_moved") is None
 
 
 def test_holm_over_a_run_and_its_first_step_while_it_goes_on() -> None:
@@ -223,23 +222,31 @@ def test_holm_over_a_run_and_its_first_step_while_it_goes_on() -> None:
     news = [moved(0.2, spread) for spread in (0.5, 3, 12, 100)]
     old = [measured(str(place), BASE) for place in range(5)]
     new = [*(measured(str(place), one) for place, one in enumerate(news)), measured("4", estimate(0.7))]
-    alone = [moved_from(BASE, one).baseline.number("p") for one in news]
+    alone = [moved_from(BASE, one).baseline.number("p_moved") for one in news]
     found = judged(new, old)
-    assert [one.baseline.number("p") for one in found[:4]] == pytest.approx(holm([p for p in alone if p is not None]))
-    assert {one.baseline.number("comparisons") for one in found} == {4}
-    assert found[4].baseline.number("p") is None
-    assert [one.baseline.verdict for one in found] == ["REGRESSION", "REGRESSION", "DRIFT", "DRIFT", "DRIFT"]
+    assert [one.baseline.number("p_moved") for one in found[:4]] == pytest.approx(
+        holm([p for p in alone if p is not None])
+    )
+    assert {one.baseline.number("comparisons") for one in found[:4]} == {4}
+    assert found[4].baseline.number("p_moved") is None
+    assert [one.baseline.verdict for one in found] == ["MOVED", "MOVED", "UNDECIDED", "UNDECIDED", "UNDECIDED"]
     for one, p in zip(new, alone, strict=False):
         first = judge_alone(one, 4, against(old), {CLAIM.id: CLAIM}).baseline
-        assert first.number("p") == pytest.approx(min(1.0, 4 * (p or 0)))
+        assert first.number("p_moved") == pytest.approx(min(1.0, 4 * (p or 0)))
 
 
 CHANGES = [
     ({"claim_version": 2}, "STALE", "the claim is now version 2, the baseline of version 1"),
     ({"inputs": INPUTS.model_copy(update={"hash": "q"})}, "STALE", "the inputs are not those"),
     *(
-        ({"inputs": INPUTS.model_copy(update={name: "x"})}, "INCOMPARABLE", f"{name} is x here, ")
-        for name in ("template_hash", "system_policy", "pooling", "site", "tokens_hash")
+        ({"inputs": INPUTS.model_copy(update={name: "x"})}, "INCOMPARABLE", f"{words} is x here, ")
+        for name, words in (
+            ("template_hash", "the chat template"),
+            ("system_policy", "where system prompts go"),
+            ("pooling", "pooling"),
+            ("site", "site"),
+            ("tokens_hash", "what the tokenizer and the template make of the prompts"),
+        )
     ),
     *(
         ({"subject": SUBJECT.model_copy(update={name: "x"})}, "INCOMPARABLE", f"{name} is x here, ")
@@ -261,7 +268,7 @@ def test_values_that_are_undefined_on_one_side_only() -> None:
         assert moved_from(undefined, undefined).baseline.reason is Reason.UNDEFINED_IN_BOTH
         for old, new in ((BASE, undefined), (undefined, BASE)):
             answer = moved_from(old, new).baseline
-            assert (answer.verdict, answer.reason) == (BaselineVerdict.REGRESSION, Reason.UNDEFINED_IN_ONE)
+            assert (answer.verdict, answer.reason) == (BaselineVerdict.UNDECIDED, Reason.UNDEFINED_IN_ONE)
 
 
 def test_without_a_stored_value_the_sentence_says_what_there_is() -> None:
@@ -297,11 +304,11 @@ LEFT_OUT = st.lists(st.floats(-1, 1), min_size=2, max_size=12)
 
 
 @given(LEFT_OUT, st.floats(-1, 1), st.floats(-0.04, 0.04))
-def test_what_stays_or_hardly_moves_is_no_regression(left_out: list[float], value: float, by: float) -> None:
+def test_what_stays_or_moves_less_than_matters_is_the_same(left_out: list[float], value: float, by: float) -> None:
     old = estimate(value, units=units(*left_out))
     new = estimate(value + by, units=units(*(x + by for x in left_out)))
-    assert moved_from(old, old).baseline.verdict == "MATCH"
-    assert moved_from(old, new).baseline.verdict in ("MATCH", "DRIFT")
+    assert moved_from(old, old).baseline.verdict == "SAME"
+    assert moved_from(old, new).baseline.verdict in ("SAME", "UNDECIDED")
 
 
 def test_an_unmoved_subject_raises_an_alarm_in_one_run_of_a_hundred_at_most() -> None:
@@ -312,7 +319,7 @@ def test_an_unmoved_subject_raises_an_alarm_in_one_run_of_a_hundred_at_most() ->
         old, new = (
             [measured(str(case), mean_of(generator.normal(0.5, 1, prompts))) for case in range(cases)] for _ in range(2)
         )
-        alarms += any(one.baseline.verdict == "REGRESSION" for one in judged(new, old, claim))
+        alarms += any(one.baseline.verdict == "MOVED" for one in judged(new, old, claim))
     spread = np.sqrt(FAMILY_WISE_ERROR * (1 - FAMILY_WISE_ERROR) / runs)
     assert 0 < alarms / runs <= FAMILY_WISE_ERROR + 3 * spread  # above 0, or the bound would not be used
 

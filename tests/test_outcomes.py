@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from made import SUBJECT, measured
@@ -17,8 +18,10 @@ from geometry_bench.records.judgement import (
     PublishedVerdict,
     Reason,
 )
-from geometry_bench.report.outcomes import comparison_code, exit_code, outcome_of, properties, warnings_of
+from geometry_bench.report.outcomes import Asked, comparison_code, exit_code, outcome_of, properties, warnings_of
 from geometry_bench.report.summary import counts_line, summary_tables
+
+COMPARING = Asked(comparing=True)
 
 
 def judged(
@@ -40,10 +43,10 @@ def judged(
 @pytest.mark.parametrize(
     ("claim", "baseline", "before", "kind", "words"),
     [
-        ("HOLDS", "REGRESSION", "HOLDS", "failed", "REGRESSION: family.claim on org/name moved"),
-        ("FAILS", "REGRESSION", "FAILS", "failed", "REGRESSION"),
-        ("INCONCLUSIVE", "REGRESSION", "HOLDS", "failed", "REGRESSION"),
-        ("NOT_APPLICABLE", "REGRESSION", "HOLDS", "failed", "REGRESSION"),
+        ("HOLDS", "MOVED", "HOLDS", "failed", "MOVED: family.claim on org/name from its baseline"),
+        ("FAILS", "MOVED", "FAILS", "failed", "MOVED"),
+        ("INCONCLUSIVE", "MOVED", "HOLDS", "failed", "MOVED"),
+        ("NOT_APPLICABLE", "MOVED", "HOLDS", "failed", "MOVED"),
         ("FAILS", "NO_BASELINE", None, "failed", "the claim does not hold"),
         ("FAILS", "STALE", "HOLDS", "failed", "the claim does not hold"),
         (
@@ -53,16 +56,17 @@ def judged(
             "xfailed",
             "FAILS here: value and interval (baseline FAILS: why it was stored)",
         ),
-        ("FAILS", "MATCH", "FAILS", "xfailed", "FAILS here: value and interval (baseline FAILS: why it was stored)"),
-        ("FAILS", "DRIFT", "INCONCLUSIVE", "xfailed", "FAILS here"),
-        ("HOLDS", "MATCH", "FAILS", "failed", "verdict flipped: family.claim on org/name was FAILS"),
-        ("FAILS", "DRIFT", "HOLDS", "failed", "was HOLDS in the baseline and now FAILS"),
+        ("FAILS", "SAME", "FAILS", "xfailed", "FAILS here: value and interval (baseline FAILS: why it was stored)"),
+        ("FAILS", "UNDECIDED", "INCONCLUSIVE", "xfailed", "FAILS here"),
+        ("HOLDS", "MOVED", "FAILS", "failed", "the claim was FAILS there and is HOLDS now"),
+        ("HOLDS", "SAME", "FAILS", "passed", "value and interval"),  # a flip is no evidence of its own
+        ("FAILS", "UNDECIDED", "HOLDS", "xfailed", "(baseline HOLDS: why it was stored)"),
         ("HOLDS", "STALE", "FAILS", "passed", "value and interval"),
-        ("INCONCLUSIVE", "MATCH", "INCONCLUSIVE", "xfailed", "INCONCLUSIVE: value and interval"),
+        ("INCONCLUSIVE", "SAME", "INCONCLUSIVE", "xfailed", "INCONCLUSIVE: value and interval"),
         ("INCONCLUSIVE", "NO_BASELINE", None, "xfailed", "INCONCLUSIVE"),
-        ("NOT_APPLICABLE", "MATCH", "NOT_APPLICABLE", "skipped", "value and interval"),
-        ("HOLDS", "MATCH", "HOLDS", "passed", "value and interval"),
-        ("HOLDS", "DRIFT", "HOLDS", "passed", ""),
+        ("NOT_APPLICABLE", "SAME", "NOT_APPLICABLE", "skipped", "value and interval"),
+        ("HOLDS", "SAME", "HOLDS", "passed", "value and interval"),
+        ("HOLDS", "UNDECIDED", "HOLDS", "passed", ""),
         ("HOLDS", "INCOMPARABLE", "HOLDS", "passed", ""),
         ("HOLDS", "NO_BASELINE", None, "passed", ""),
     ],
@@ -72,44 +76,61 @@ def test_what_a_case_shows(claim: str, baseline: str, before: str | None, kind: 
     assert found.kind == kind
     assert words in found.message
     if kind == "passed":
-        assert found.warning == (None if baseline == "MATCH" else f"{baseline}: family.claim on org/name: numbers")
+        assert found.warning == (None if baseline == "SAME" else f"{baseline}: family.claim on org/name: numbers")
 
 
-def test_no_combination_hides_a_regression_and_only_what_holds_passes() -> None:
+def test_no_combination_hides_what_moved_and_only_what_holds_passes() -> None:
     for claim, baseline, before in itertools.product(ClaimVerdict, BaselineVerdict, ClaimVerdict):
         one = judged(claim, baseline, before)
         kind = outcome_of(one).kind
-        assert baseline is not BaselineVerdict.REGRESSION or kind == "failed"
+        assert baseline is not BaselineVerdict.MOVED or kind == "failed"
         assert claim is ClaimVerdict.HOLDS or kind != "passed"
         assert exit_code([one]) == (kind == "failed")
-        assert exit_code([one], comparing=True) == (2 if baseline in NOT_COMPARED else kind == "failed")
-        assert (comparison_code([one]) == 2) == (baseline in NOT_COMPARED)
+        untold = baseline in (*NOT_COMPARED, BaselineVerdict.UNDECIDED)
+        assert exit_code([one], COMPARING) == (2 if untold else kind == "failed")
+        assert (comparison_code([one]) == 2) == untold
+        assert (comparison_code([one], "pass") == 2) == (baseline in NOT_COMPARED)
+
+
+def test_whether_a_comparison_can_tell_is_read_from_the_claims_made_for_it() -> None:
+    same, undecided, moved = (judged("HOLDS", verdict, "HOLDS") for verdict in ("SAME", "UNDECIDED", "MOVED"))
+    tells, cannot, stale = (
+        replace(judged("HOLDS", verdict, "HOLDS"), decides=True) for verdict in ("SAME", "UNDECIDED", "STALE")
+    )
+    absent = replace(judged("NOT_APPLICABLE"), decides=True)  # what the model has no place for is no missing answer
+    runs = [[tells, undecided], [same, undecided], [cannot, same], [stale, same], [cannot, moved], [tells, absent]]
+    assert [comparison_code(run) for run in runs] == [0, 2, 2, 2, 1, 0]
+    assert [comparison_code(run, "pass") for run in runs] == [0, 0, 0, 0, 1, 0]
+    assert outcome_of(cannot, COMPARING).message.startswith("cannot tell: family.claim on org/name: numbers")
+    assert outcome_of(cannot, replace(COMPARING, undecided="pass")).kind == outcome_of(cannot).kind == "passed"
+    assert outcome_of(undecided, COMPARING).kind == "passed"
 
 
 def test_what_a_run_stores_it_does_not_report_as_a_failure() -> None:
     for verdicts, updating, kind in (
         (("FAILS",), "new", "xfailed"),
         (("FAILS", "STALE", "HOLDS"), "new", "failed"),
-        (("FAILS", "REGRESSION", "HOLDS"), "new", "failed"),
-        (("FAILS", "REGRESSION", "HOLDS"), "changed", "xfailed"),
-        (("HOLDS", "MATCH", "FAILS"), "changed", "passed"),
-        (("HOLDS", "MATCH", "FAILS"), "trim", "failed"),
+        (("FAILS", "MOVED", "HOLDS"), "new", "failed"),
+        (("FAILS", "MOVED", "HOLDS"), "changed", "xfailed"),
+        (("HOLDS", "MOVED", "HOLDS"), "changed", "passed"),
+        (("HOLDS", "MOVED", "HOLDS"), "trim", "failed"),
     ):
-        assert outcome_of(judged(*verdicts), {updating}).kind == kind
+        assert outcome_of(judged(*verdicts), Asked({updating})).kind == kind
 
 
 def test_exit_codes_of_a_run_and_of_a_comparison() -> None:
-    clean, fails, moved = judged("HOLDS", "MATCH", "HOLDS"), judged("FAILS"), judged("HOLDS", "REGRESSION", "HOLDS")
-    known, flipped = judged("FAILS", "MATCH", "FAILS"), judged("HOLDS", "MATCH", "FAILS")
-    assert exit_code([clean, known], comparing=True) == 0
+    clean, fails, moved = judged("HOLDS", "SAME", "HOLDS"), judged("FAILS"), judged("HOLDS", "MOVED", "HOLDS")
+    known, flipped = judged("FAILS", "SAME", "FAILS"), judged("HOLDS", "SAME", "FAILS")
+    assert exit_code([clean, known], COMPARING) == 0
     assert exit_code([clean, fails]) == 1
     assert exit_code([clean, fails], faults=1) == 2  # bad input outweighs a claim that fails
-    assert [exit_code([clean, one], comparing=True, require=True) for one in (known, judged("HOLDS"))] == [0, 2]
-    assert outcome_of(judged("HOLDS"), require=True).message.startswith("not compared: NO_BASELINE: family.claim")
+    required = replace(COMPARING, require=True)
+    assert [exit_code([clean, one], required) for one in (known, judged("HOLDS"))] == [0, 2]
+    assert outcome_of(judged("HOLDS"), required).message.startswith("not compared: NO_BASELINE: family.claim")
     assert [comparison_code(one) for one in ([clean, known, fails], [clean, moved], [flipped], [fails], [])] == [
         0,
         1,
-        1,
+        0,
         2,
         2,
     ]
@@ -126,12 +147,12 @@ def test_many_warnings_of_a_kind_are_counted_together() -> None:
 
 
 def test_the_table_of_a_few_subjects_and_of_many() -> None:
-    few = summary_tables([judged("HOLDS", "DRIFT", "HOLDS")]).splitlines()
+    few = summary_tables([judged("HOLDS", "UNDECIDED", "HOLDS")]).splitlines()
     assert few[0] == f"org/name ({'a' * 12}, 2 blocks × 16, float32, cpu, sdpa)"
-    cells = ["family.claim", "+0.500 ± 0.020", "+0.10…+0.45 (p99)", "+0.51 REPRODUCED", "+0.400 DRIFT", "HOLDS"]
+    cells = ["family.claim", "+0.500 ± 0.020", "+0.10…+0.45 (p99)", "+0.51 REPRODUCED", "+0.400 UNDECIDED", "HOLDS"]
     assert few[3].split("  ") == cells
-    shown = properties(judged("HOLDS", "DRIFT", "HOLDS"))
-    assert {shown["value"], shown["null"], shown["verdict"], shown["verdict_baseline"]} < {*cells, "DRIFT"}
-    many = [judged("HOLDS", "REGRESSION", "HOLDS", f"m{place}") for place in range(5)]
+    shown = properties(judged("HOLDS", "UNDECIDED", "HOLDS"))
+    assert {shown["value"], shown["null"], shown["verdict"], shown["verdict_baseline"]} < {*cells, "UNDECIDED"}
+    many = [judged("HOLDS", "MOVED", "HOLDS", f"m{place}") for place in range(5)]
     assert "family.claim  +0.50…+0.50  H!   H!   H!   H!   H!" in summary_tables(many).splitlines()
-    assert summary_tables(many, whole=True).count("+0.400 REGRESSION") == counts_line(many).count("5") * 5 == 5
+    assert summary_tables(many, whole=True).count("+0.400 MOVED") == counts_line(many).count("5") * 5 == 5

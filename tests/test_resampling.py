@@ -19,7 +19,6 @@ from geometry_bench.geometry.resampling import (
     holm,
     jackknife_error,
     jackknife_interval,
-    paired_difference,
     permutation_p,
     random_subsets,
 )
@@ -57,22 +56,6 @@ def test_an_interval_of_a_cosine_stays_below_one() -> None:
 def test_a_jackknife_of_one_value_is_refused() -> None:
     with pytest.raises(ValueError, match="at least two"):
         jackknife_error(np.array([1.0]))
-
-
-def test_the_paired_test_of_two_means_is_the_paired_t_test() -> None:
-    generator = np.random.default_rng(1)
-    new, old = generator.normal(0.4, 1, 10), generator.normal(0, 1, 10)
-    found = paired_difference(new.mean(), left_out_means(new), old.mean(), left_out_means(old))
-    assert found.p_value == pytest.approx(stats.ttest_rel(new, old).pvalue)
-    assert found.difference == pytest.approx((new - old).mean())
-    with pytest.raises(ValueError, match="differ in number"):
-        paired_difference(0.0, np.zeros(3), 0.0, np.zeros(4))
-
-
-def test_a_difference_without_spread() -> None:
-    same = np.full(5, 0.25)
-    assert paired_difference(0.25, same, 0.25, same).p_value == 1
-    assert paired_difference(0.5, same + 0.25, 0.25, same).p_value == 0
 
 
 def holm_by_definition(p: list[float], alpha: float) -> list[bool]:

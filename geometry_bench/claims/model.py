@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from geometry_bench.claims.changes import Comparison, ValueChange
 from geometry_bench.claims.criteria import Above, Criterion
 from geometry_bench.labs.requirements import NO_PROMPTS, Requirements
 from geometry_bench.published.subject import PublishedSubject
@@ -48,7 +49,9 @@ class Claim:
     ``requires`` names the prompts that it is measured on, ``published_requires`` those of the published variant where they
     are read in another way. ``reported`` reads or derives the source's value for a published
     subject. ``smallest_change`` is the smallest difference between two subjects, in units of the value, that would matter
-    to a user. ``reads`` names the claims whose measurements a panel takes. ``per_member`` adds a case for each member of a
+    to a user, and ``comparison`` how two are compared; ``across`` names settings that may differ then. A claim that
+    ``decides`` was made to compare models: where such claims were compared, whether a run can tell is read from them alone.
+    ``reads`` names the claims whose measurements a panel takes. ``per_member`` adds a case for each member of a
     group, or for each but the reference.
     """
 
@@ -68,6 +71,9 @@ class Claim:
     reported: ReportedValue | None = None
     metric: str = "cosine"
     smallest_change: float = 0.05
+    comparison: Comparison = field(default_factory=ValueChange)
+    across: tuple[str, ...] = ()
+    decides: bool = False
     reads: tuple[str, ...] = ()
     per_member: Literal["all", "others"] | None = None
     open_question: bool = False

@@ -8,7 +8,14 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from geometry_bench.checked import did_you_mean
-from geometry_bench.claims import audited, magnitude_variance, safety_compassion, safety_subspaces, universal_direction
+from geometry_bench.claims import (
+    audited,
+    gate,
+    magnitude_variance,
+    safety_compassion,
+    safety_subspaces,
+    universal_direction,
+)
 from geometry_bench.claims.model import Claim
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.records.measurement import case_key
@@ -21,6 +28,7 @@ _OWN = (
     *magnitude_variance.CLAIMS,
     *universal_direction.CLAIMS,
     *safety_subspaces.CLAIMS,
+    *gate.CLAIMS,
     *audited.CLAIMS,
 )
 

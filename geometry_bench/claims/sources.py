@@ -1,4 +1,4 @@
-"""The publications whose claims are measured."""
+"""The publications whose claims are measured, and the project's own measurements."""
 
 from __future__ import annotations
 
@@ -29,6 +29,12 @@ SAFETY_SUBSPACES: Final = Source(
     letter="D",
     citation="Safety Subspaces are Not Linearly Distinct: A Fine-Tuning Case Study (ICLR 2026)",
     resolution=0.01,
+)
+GATE: Final = Source(
+    id="gate",
+    letter="G",
+    citation="geometry-bench's own, made to compare a fine-tune with its parent",
+    resolution=0.0,
 )
 
 BY_ID: Final = {

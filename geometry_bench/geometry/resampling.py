@@ -1,4 +1,4 @@
-"""Sampling noise: jackknife over prompts, paired differences, permutation tests, family-wise error."""
+"""Sampling noise: jackknife over prompts, permutation tests, family-wise error."""
 
 from __future__ import annotations
 
@@ -52,31 +52,6 @@ def percentile_interval(draws: Array, *, level: float = 0.95) -> Interval:
     """Standard deviation and percentile interval of bootstrap draws (draws,)."""
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(np.std(draws, ddof=1)), float(low), float(high))
-
-
-@dataclass(frozen=True)
-class PairedDifference:
-    """A difference of two estimates made on the same prompts."""
-
-    difference: float
-    error: float
-    p_value: float
-
-
-def paired_difference(new: float, new_loo: Array, old: float, old_loo: Array) -> PairedDifference:
-    """Jackknife t-test of new − old, prompt by prompt: leave-one-out values (n,) of both, in the same order.
-
-    Two-sided p from Student's t with n−1 degrees of freedom. A difference without any spread over prompts has p 0 where it
-    is not zero and p 1 where it is.
-    """
-    new_loo, old_loo = np.asarray(new_loo, dtype=np.float64), np.asarray(old_loo, dtype=np.float64)
-    if new_loo.shape != old_loo.shape:
-        raise ValueError(f"paired values differ in number: {len(new_loo)} and {len(old_loo)}")
-    difference, error = new - old, jackknife_error(new_loo - old_loo)
-    if error == 0:
-        return PairedDifference(difference, 0.0, 1.0 if difference == 0 else 0.0)
-    p = 2 * float(stats.t.sf(abs(difference) / error, df=len(new_loo) - 1))
-    return PairedDifference(difference, error, p)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -238,6 +238,18 @@ class Lab(Memo):
         return self._requests[key]
 
     @remembered
+    def encoded_under(self, name: str, system: str) -> list[Encoded]:
+        """Token ids of each request of a set under a system prompt of the pack."""
+        text = self.pack.systems[system]
+        return [self.subject.chat.encode(text, request) for request in self.request_settings.load(name).texts]
+
+    @remembered
+    def requests_under(self, name: str, system: str) -> Array:
+        """Last-token block outputs (requests, layers, width) of the requests of a set under a system prompt of the pack."""
+        prompts = [prompt.ids for prompt in self.encoded_under(name, system)]
+        return self._pooled(prompts, (LAST,), f"{self.identity.name}: {name} under {system}")[LAST]
+
+    @remembered
     def common_beginning(self, sets: tuple[str, ...], rendering: RequestRendering) -> int:
         """Tokens that all requests of these sets begin with: the BOS and, in a chat, what the template writes first.
 
@@ -324,14 +336,18 @@ class Lab(Memo):
         chat, messages, sets = self.subject.chat, required.messages, required.sets
         of_messages = [sorted(self.encoded(name, "corrected").items()) for name in messages]
         prompts = [prompt for conditions in of_messages for _, encoded in conditions for prompt in encoded]
-        prompts += [prompt for name in sets for prompt in self.encoded_requests(name, required.rendering)]
+        for name in sets:
+            if required.under:
+                prompts += [prompt for system in required.under for prompt in self.encoded_under(name, system)]
+            else:
+                prompts += self.encoded_requests(name, required.rendering)
         in_chat = bool(messages) or not sets or required.rendering == "chat"  # else no template has touched the prompts
         read = [*(["last"] if messages or not sets else []), *required.named()]
         if published is not None:
             read = [f"corrected {', '.join(read)}", f"published {published.rendering} {', '.join(published.named())}"]
         return PromptInputs(
             hash=required.inputs_hash(self.pack, self.request_settings),
-            pack=self.pack.id if messages or not sets else REQUESTS,
+            pack=self.pack.id if required.reads_pack else REQUESTS,
             controls=self.pack.controls_from if messages or not sets else None,
             wording={name: self.pack.wording(name) for name in messages},
             messages=list(messages),

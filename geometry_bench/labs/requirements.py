@@ -30,6 +30,7 @@ class Requirements:
     ``messages`` names the message sets of the pack and ``conditions`` the kinds of system prompts that they meet; they are
     read at the last token. ``sets`` names sets of requests by role, in ``rendering``, read in each of ``poolings``;
     ``placed`` are poolings that start at a place found in the prompts themselves, so that they are captured when asked for.
+    ``under`` names system prompts of the pack that the requests meet, in place of none.
     """
 
     system_role: bool = False
@@ -39,6 +40,12 @@ class Requirements:
     rendering: RequestRendering = "text"
     poolings: tuple[Pooling, ...] = ()
     placed: tuple[Pooling, ...] = ()
+    under: tuple[str, ...] = ()
+
+    @property
+    def reads_pack(self) -> bool:
+        """Whether any of the pack's texts are among the prompts."""
+        return bool(self.messages or self.under) or not self.sets
 
     def named(self) -> list[str]:
         """Names of the poolings."""
@@ -49,7 +56,8 @@ class Requirements:
         if not self.sets:
             return pack.hash
         drawn = (f"{name} {settings.load(name).hash}" for name in self.sets)
-        return digest_lines([*([pack.hash] if self.messages else []), *drawn])
+        systems = (f"under {name} {digest_lines([pack.systems[name]])}" for name in self.under)
+        return digest_lines([*([pack.hash] if self.messages else []), *systems, *drawn])
 
     def cost(self, pack: Pack, settings: RequestSettings | None = None) -> int:
         """Forward passes that a claim would take alone; claims on one message set or set of requests share them."""
@@ -62,7 +70,7 @@ class Requirements:
         passes = sum(sizes[kind] for kind in self.conditions)
         drawn = settings or RequestSettings()
         messages = sum(passes * len(pack.messages[name]) for name in self.messages)
-        return messages + sum(len(drawn.load(name)) for name in self.sets)
+        return messages + sum(len(drawn.load(name)) for name in self.sets) * max(len(self.under), 1)
 
 
 NO_PROMPTS = Requirements()

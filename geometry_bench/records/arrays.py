@@ -1,4 +1,4 @@
-"""Long rows of numbers are kept in a safetensors file beside the json, short ones in the json itself."""
+"""Arrays and long rows of numbers are kept in a safetensors file beside the json, short rows in the json itself."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.records.estimates import Packed
 from geometry_bench.storage import Arrays, digest_arrays, replacing
 
 INLINE = 64
@@ -18,7 +19,7 @@ Data = dict[str, Any]
 
 
 def taken_out(data: Data, prefix: str = "") -> tuple[Data, dict[str, Any]]:
-    """A dumped measurement or baseline case without its long rows, and these by name."""
+    """A dumped measurement or baseline case without its arrays and long rows, and these by name."""
     arrays: dict[str, Any] = {}
     estimates = {}
     for variant, estimate in data["estimates"].items():
@@ -27,29 +28,37 @@ def taken_out(data: Data, prefix: str = "") -> tuple[Data, dict[str, Any]]:
             name = f"{prefix}{variant}.units"
             arrays[name] = np.array([np.nan if x is None else x for x in units["values"]], dtype=np.float64)
             estimate = {**estimate, "units": {**units, "values": name}}
-        estimates[variant] = estimate
+        names = {key: f"{prefix}{variant}.arrays.{key}" for key in estimate["arrays"]}
+        arrays |= {name: Packed(**estimate["arrays"][key]).array for key, name in names.items()}
+        estimates[variant] = {**estimate, "arrays": names}
     return {**data, "estimates": estimates}, arrays
 
 
-def references(data: Data) -> Iterator[Data]:
-    """The units of a dumped case whose values were taken out."""
+def references(data: Data) -> Iterator[str]:
+    """Names of what was taken out of a dumped case."""
     for estimate in data.get("estimates", {}).values():
         units = estimate.get("units")
         if units is not None and isinstance(units.get("values"), str):
-            yield units
+            yield units["values"]
+        yield from estimate.get("arrays", {}).values()
 
 
 def put_back(data: Data, arrays: Arrays, where: str) -> Data:
-    """The dumped case with its long rows, in place.
+    """The dumped case with its arrays and long rows, in place.
 
     Raises:
         GeometryBenchError: one of them is not among ``arrays``.
     """
-    for units in references(data):
-        name = units["values"]
+    for name in references(data):
         if name not in arrays:
             raise GeometryBenchError(f"{where} lacks the numbers {name}: restore the safetensors file beside it.")
-        units["values"] = arrays[name].tolist()
+    for estimate in data.get("estimates", {}).values():
+        units = estimate.get("units")
+        if units is not None and isinstance(units.get("values"), str):
+            units["values"] = arrays[units["values"]].tolist()
+        estimate["arrays"] = {
+            key: Packed.of(arrays[name]).model_dump() for key, name in estimate.get("arrays", {}).items()
+        }
     return data
 
 

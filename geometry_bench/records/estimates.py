@@ -5,6 +5,7 @@ Numbers are plain floats; a quantity that is not defined is ``None``, never 0 or
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
@@ -122,6 +123,39 @@ class Units(Frozen):
         return np.array(self.values, dtype=np.float64), np.array(other.values, dtype=np.float64)
 
 
+class Packed(Frozen):
+    """An array as text, so that it travels in a record like any number; files keep it in safetensors."""
+
+    dtype: Literal["float16", "float32", "float64", "int32"]
+    shape: tuple[int, ...]
+    data: str = Field(repr=False, description="base64 of the bytes, in C order")
+
+    @classmethod
+    def of(cls, array: Any) -> Self:
+        """Pack an array of one of the dtypes."""
+        whole = np.ascontiguousarray(array)
+        return cls(dtype=str(whole.dtype), shape=whole.shape, data=base64.b64encode(whole.data).decode())
+
+    @property
+    def array(self) -> Any:
+        """The array, which must not be written to."""
+        return np.frombuffer(base64.b64decode(self.data), dtype=self.dtype).reshape(self.shape)
+
+
+class Sample(Frozen):
+    """The prompts that are the rows of an estimate's arrays: two models that have read the same are compared row by row."""
+
+    ids: list[str]
+    classes: list[str]
+    folds: list[int] = Field(description="what is left out together, numbered from 0")
+
+    @model_validator(mode="after")
+    def _aligned(self) -> Self:
+        if not len(self.ids) == len(self.classes) == len(self.folds):
+            raise ValueError("every prompt of a sample has one id, one class and one fold")
+        return self
+
+
 class Estimate(Frozen):
     """One variant's value of one case."""
 
@@ -136,6 +170,11 @@ class Estimate(Frozen):
     null: Null | None = None
     label: str | None = Field(None, description="a category that goes with the value, such as the closest pair")
     details: dict[str, Number] = Field(default_factory=dict, description="further numbers by name")
+    sample: Sample | None = None
+    arrays: dict[str, Packed] = Field(default_factory=dict, description="by name, what a later comparison needs")
+    names: dict[str, str] = Field(
+        default_factory=dict, description="what numbers in the arrays stand for: token -> text"
+    )
     arithmetic: str = "float64"
     notes: list[str] = Field(default_factory=list)
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from geometry_bench.records.estimates import Estimate
+from geometry_bench.geometry.equivalence import Change
+from geometry_bench.records.estimates import Curve, Estimate
 from geometry_bench.records.measurement import Measurement
 
 
@@ -29,11 +30,11 @@ class PublishedVerdict(StrEnum):
 
 
 class BaselineVerdict(StrEnum):
-    """Has the value moved from the stored baseline?"""
+    """Has the value moved from the stored baseline by as much as matters, has it not, or can the run not tell?"""
 
-    MATCH = "MATCH"
-    DRIFT = "DRIFT"
-    REGRESSION = "REGRESSION"
+    SAME = "SAME"
+    UNDECIDED = "UNDECIDED"
+    MOVED = "MOVED"
     NO_BASELINE = "NO_BASELINE"
     STALE = "STALE"
     INCOMPARABLE = "INCOMPARABLE"
@@ -70,9 +71,10 @@ class Reason(StrEnum):
     UNDEFINED_IN_BOTH = "undefined in both"
     UNDEFINED_IN_ONE = "undefined in one"
     WITHIN_NOISE = "within numerical noise"
-    TOO_SMALL = "too small to matter"
-    WITHIN_SAMPLING = "within sampling noise"
-    BEYOND_BOTH = "beyond both"
+    WITHIN_MARGIN = "within the margin"
+    TOO_FEW_PROMPTS = "too few prompts"
+    UNTESTED = "no error to test by"
+    BEYOND_MARGIN = "beyond the margin"
 
 
 Verdict = TypeVar("Verdict", ClaimVerdict, PublishedVerdict, BaselineVerdict)
@@ -99,6 +101,15 @@ class Answer(Generic[Verdict]):
 
 
 @dataclass(frozen=True)
+class Compared:
+    """The change of a case from its baseline, with the numbers that explain it, and curves of it by name."""
+
+    change: Change
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Judgement:
     """The three answers to one measurement. ``source`` is the source's own criterion on its own variant."""
 
@@ -106,6 +117,10 @@ class Judgement:
     claim: Answer[ClaimVerdict]
     published: Answer[PublishedVerdict]
     baseline: Answer[BaselineVerdict]
+    compared: Compared | None = None
+    """The change behind the third answer, where one could be tested."""
+    decides: bool = False
+    """Whether the claim was made to compare models."""
     source: ClaimVerdict | None = None
     stored_claim: ClaimVerdict | None = None
     """The verdict on the stored value."""
@@ -166,10 +181,32 @@ def _pair(f: Mapping[str, Fact]) -> str:
 
 
 def _change(f: Mapping[str, Fact]) -> str:
+    if f.get("delta") is not None:
+        return (
+            f"the contrast lies δ = {f['delta']:.3f} [{f['delta_low']:.3f}, {f['delta_high']:.3f}] from the baseline's "
+            f"(length {f['gain']:+.0%} along it, cosine {f['cosine']:+.3f}), margin {f['margin']:g}{_p(f)}"
+        )
+    if f.get("margin_nats") is not None:
+        return (
+            f"log-odds of the baseline's openings ({f['openings']}) {f['old_log_odds']:+.2f} -> {f['new_log_odds']:+.2f}, "
+            f"{f['share']:+.0%} ± {f['error']:.0%} of its margin of {f['margin_nats']:.2f} nats; matters from "
+            f"{f['margin']:.0%}{_p(f)}; first tokens {f['opened']}"
+        )
     error = "?" if f.get("error") is None else f"{f['error']:.2g}"
-    p = "" if f.get("p") is None else f", p = {f['p']:.2g} (of {f['comparisons']} compared; family-wise {f['level']:g})"
     label = f"; was {f['old_label']}, is {f['label']}" if f.get("label") != f.get("old_label") else ""
-    return f"{_moved(f)} ± {error}{p}, smallest change of interest {f['smallest']:g}{label}"
+    return f"{_moved(f)} ± {error}, smallest change of interest {f['margin']:g}{_p(f)}{label}"
+
+
+def _p(f: Mapping[str, Fact]) -> str:
+    if f.get("p_moved") is None:
+        return ""
+    return f", p = {f['p_moved']:.2g} (of {f['comparisons']} compared; family-wise {f['level']:g})"
+
+
+def _needed(f: Mapping[str, Fact]) -> str:
+    if f.get("needed") is None:
+        return "it lies on the margin, so that no number of prompts would tell"
+    return f"too few prompts to tell: {f['prompts']} were read, about {f['needed']} would if it stays as it is"
 
 
 def _moved(f: Mapping[str, Fact]) -> str:
@@ -199,13 +236,24 @@ _SENTENCES: Mapping[Reason, Callable[[Mapping[str, Fact]], str]] = {
         f"the claim is now version {f['new_version']}, the baseline of version {f['old_version']}"
     ),
     Reason.OTHER_INPUTS: lambda f: "the inputs are not those that the baseline was measured with",
-    Reason.OTHER_SETTING: lambda f: f"{f['name']} is {_short(f['new'])} here, {_short(f['old'])} in the baseline",
+    Reason.OTHER_SETTING: lambda f: (
+        f"{_WORDS.get(str(f['name']), f['name'])} is {_short(f['new'])} here, {_short(f['old'])} in the baseline"
+    ),
     Reason.UNDEFINED_IN_BOTH: lambda f: "undefined here and in the baseline",
     Reason.UNDEFINED_IN_ONE: lambda f: "undefined here or in the baseline, but not in both",
     Reason.WITHIN_NOISE: lambda f: f"{_moved(f)}, within numerical noise {f['floor']:.1g}",
-    Reason.TOO_SMALL: lambda f: f"{_change(f)}: too small to matter",
-    Reason.WITHIN_SAMPLING: lambda f: f"{_change(f)}: within sampling noise",
-    Reason.BEYOND_BOTH: lambda f: f"{_change(f)}: beyond both",
+    Reason.WITHIN_MARGIN: lambda f: f"{_change(f)}: too small to matter",
+    Reason.TOO_FEW_PROMPTS: lambda f: f"{_change(f)}: {_needed(f)}",
+    Reason.UNTESTED: lambda f: f"{_change(f)}: there is no error to test it by",
+    Reason.BEYOND_MARGIN: lambda f: f"{_change(f)}: more than that",
+}
+
+
+_WORDS: Mapping[str, str] = {
+    "tokens_hash": "what the tokenizer and the template make of the prompts",
+    "template_hash": "the chat template",
+    "system_policy": "where system prompts go",
+    "layers": "the number of blocks",
 }
 
 

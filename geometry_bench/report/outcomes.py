@@ -10,7 +10,10 @@ from geometry_bench.records.judgement import NOT_COMPARED, BaselineVerdict, Clai
 from geometry_bench.report.summary import null_text, value_text
 
 CLEAN, FAILED, NOT_ANSWERED = 0, 1, 2
-"""Exit codes: nothing fails; a claim fails or a value has moved; bad input, or nothing could be compared."""
+"""Exit codes: nothing fails; a claim fails or something has moved; bad input, nothing could be compared, or the run cannot
+tell."""
+
+Undecided = Literal["fail", "pass"]
 
 
 @dataclass(frozen=True)
@@ -22,68 +25,95 @@ class Outcome:
     warning: str | None = None
 
 
-def outcome_of(judged: Judgement, updating: Collection[str] = (), *, require: bool = False) -> Outcome:
-    """What a case shows. A failure that a baseline has on record is known, whether or not the values can be compared.
+@dataclass(frozen=True)
+class Asked:
+    """What a run was asked that decides what its cases show.
 
-    With ``require`` a case that could not be compared fails.
-
-    ``updating`` holds the baseline update modes of the run: what it stores as a new baseline, with a reason, it does not at
-    the same time report as a failure.
+    ``updating`` holds its baseline update modes: what it stores as a new baseline, with a reason, it does not at the same
+    time report as a failure. ``comparing`` says that a comparison was asked for, ``require`` that every case must be
+    compared, ``undecided`` what a comparison that cannot tell is worth.
     """
+
+    updating: Collection[str] = ()
+    comparing: bool = False
+    require: bool = False
+    undecided: Undecided = "fail"
+
+
+PLAIN = Asked()
+
+
+def outcome_of(judged: Judgement, asked: Asked = PLAIN) -> Outcome:
+    """What a case shows. A failure that a baseline has on record is known, whether or not the values can be compared."""
     claim, baseline, where = judged.claim, judged.baseline, judged.where
-    if baseline.verdict is BaselineVerdict.REGRESSION and "changed" not in updating:
-        return Outcome("failed", f"REGRESSION: {where} moved from its baseline: {baseline.sentence}")
-    if judged.flipped and "changed" not in updating:
-        return Outcome(
-            "failed",
-            f"verdict flipped: {where} was {judged.stored_claim} in the baseline and now {claim.verdict}: {claim.sentence}",
-        )
+    if baseline.verdict is BaselineVerdict.MOVED and "changed" not in asked.updating:
+        return Outcome("failed", f"MOVED: {where} from its baseline: {baseline.sentence}{_flip(judged)}")
     warning = _warning(judged)
-    if require and warning is not None and baseline.verdict in NOT_COMPARED:
+    if asked.require and warning is not None and baseline.verdict in NOT_COMPARED:
         return Outcome("failed", f"not compared: {warning}")
+    if asked.comparing and asked.undecided == "fail" and _cannot_tell(judged):
+        return Outcome("failed", f"cannot tell: {where}: {baseline.sentence}", warning)
     if claim.verdict is ClaimVerdict.NOT_APPLICABLE:
         return Outcome("skipped", claim.sentence, warning)
     if claim.verdict is ClaimVerdict.INCONCLUSIVE:
         return Outcome("xfailed", f"INCONCLUSIVE: {claim.sentence}", warning)
     if claim.verdict is ClaimVerdict.FAILS:
         known = judged.stored_claim in (ClaimVerdict.FAILS, ClaimVerdict.INCONCLUSIVE)
-        stored_now = "changed" in updating or (baseline.verdict is BaselineVerdict.NO_BASELINE and "new" in updating)
-        if known or stored_now:
-            note = f" (baseline {judged.stored_claim}: {judged.stored_note})" if known else ""
+        compared = baseline.verdict not in NOT_COMPARED
+        stored_now = "changed" in asked.updating or (
+            baseline.verdict is BaselineVerdict.NO_BASELINE and "new" in asked.updating
+        )
+        if known or compared or stored_now:
+            note = f" (baseline {judged.stored_claim}: {judged.stored_note})" if judged.stored_note else ""
             return Outcome("xfailed", f"FAILS here: {claim.sentence}{note}", warning)
         return Outcome("failed", f"the claim does not hold: {where}: {claim.sentence}", warning)
     return Outcome("passed", claim.sentence, warning)
 
 
-def exit_code(
-    judged: Iterable[Judgement],
-    updating: Collection[str] = (),
-    *,
-    faults: int = 0,
-    comparing: bool = False,
-    require: bool = False,
-) -> int:
-    """What a run returns.
+def _cannot_tell(judged: Judgement) -> bool:
+    """Whether a case that was made to compare models could not."""
+    unanswered = (BaselineVerdict.UNDECIDED, *NOT_COMPARED)
+    has_value = judged.claim.verdict is not ClaimVerdict.NOT_APPLICABLE
+    return judged.decides and has_value and judged.baseline.verdict in unanswered
 
-    ``faults`` is the number of cases that ended in bad input. ``comparing`` says that a comparison was asked for: where
-    nothing could be compared, that has no answer; with ``require``, where any case could not be.
-    """
+
+def _flip(judged: Judgement) -> str:
+    return f"; the claim was {judged.stored_claim} there and is {judged.claim.verdict} now" if judged.flipped else ""
+
+
+def exit_code(judged: Iterable[Judgement], asked: Asked = PLAIN, *, faults: int = 0) -> int:
+    """What a run returns; ``faults`` is the number of cases that ended in bad input."""
     judgements = list(judged)
-    unanswered = require and any(
+    unanswered = asked.require and any(
         one.baseline.verdict in NOT_COMPARED and _warning(one) is not None for one in judgements
     )
-    if faults or unanswered or (comparing and judgements and comparison_code(judgements) == NOT_ANSWERED):
+    if faults or unanswered:
         return NOT_ANSWERED
-    return FAILED if any(outcome_of(one, updating).kind == "failed" for one in judgements) else CLEAN
+    compared = comparison_code(judgements, asked.undecided) if asked.comparing and judgements else CLEAN
+    if compared != CLEAN:
+        return compared
+    return FAILED if any(outcome_of(one, asked).kind == "failed" for one in judgements) else CLEAN
 
 
-def comparison_code(judged: Iterable[Judgement]) -> int:
-    """What a comparison alone returns: whether something moved or flipped, or nothing could be compared."""
-    compared = [one for one in judged if one.baseline.verdict not in NOT_COMPARED]
+def comparison_code(judged: Iterable[Judgement], undecided: Undecided = "fail") -> int:
+    """What a comparison alone returns.
+
+    1 where anything moved; 2 where nothing could be compared, or where the claims made to compare models cannot tell. In a
+    run without any of these, all claims count.
+    """
+    judgements = list(judged)
+    if any(one.baseline.verdict is BaselineVerdict.MOVED for one in judgements):
+        return FAILED
+    compared = [one for one in judgements if one.baseline.verdict not in NOT_COMPARED]
     if not compared:
         return NOT_ANSWERED
-    moved = any(one.flipped or one.baseline.verdict is BaselineVerdict.REGRESSION for one in compared)
-    return FAILED if moved else CLEAN
+    if undecided == "pass":
+        return CLEAN
+    deciding = [one for one in judgements if one.decides]
+    cannot = any(map(_cannot_tell, deciding)) or (
+        not deciding and any(one.baseline.verdict is BaselineVerdict.UNDECIDED for one in compared)
+    )
+    return NOT_ANSWERED if cannot else CLEAN
 
 
 def warnings_of(judged: Iterable[Judgement], most: int = 12) -> list[str]:
@@ -100,7 +130,7 @@ def warnings_of(judged: Iterable[Judgement], most: int = 12) -> list[str]:
 def _warning(judged: Judgement) -> str | None:
     verdict = judged.baseline.verdict
     nothing_to_store = verdict is BaselineVerdict.NO_BASELINE and judged.claim.verdict is ClaimVerdict.NOT_APPLICABLE
-    if verdict in (BaselineVerdict.MATCH, BaselineVerdict.REGRESSION) or nothing_to_store:
+    if verdict in (BaselineVerdict.SAME, BaselineVerdict.MOVED) or nothing_to_store:
         return None
     return f"{verdict}: {judged.where}: {judged.baseline.sentence}"
 

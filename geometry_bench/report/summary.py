@@ -26,7 +26,7 @@ _LETTERS = {
     ClaimVerdict.INCONCLUSIVE: "i",
     ClaimVerdict.NOT_APPLICABLE: "-",
 }
-_MOVED = {BaselineVerdict.REGRESSION: "!", BaselineVerdict.DRIFT: "~"}
+_MOVED = {BaselineVerdict.MOVED: "!", BaselineVerdict.UNDECIDED: "~"}
 
 
 def summary_tables(judged: Sequence[Judgement], *, whole: bool = False) -> str:
@@ -64,7 +64,7 @@ def _side_by_side(by_subject: Mapping[str, Sequence[Judgement]]) -> str:
     ]
     table = tabulate(rows, ("claim", "values", *numbers), tablefmt="simple", disable_numparse=True)
     letters = (
-        "H holds, F fails, i inconclusive, - not applicable; ! has moved from its baseline, ~ within sampling noise"
+        "H holds, F fails, i inconclusive, - not applicable; ! has moved from its baseline, ~ too few prompts to tell"
     )
     return "\n".join([*legend, "", table, letters, "-v prints each subject's values with error, null and baseline"])
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
-from geometry_bench.claims.registry import known_cases
+from geometry_bench.claims.model import Claim
+from geometry_bench.claims.registry import CLAIMS, find_claim, known_cases
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.judging import StoredBaselines, judge_alone, judge_run, testable
+from geometry_bench.judging import Margins, StoredBaselines, judge_alone, judge_run, testable
 from geometry_bench.records.baselines import BaselineStore, Found, check_update, revision_name, update_baselines
 from geometry_bench.records.files import ResultsFile
 from geometry_bench.records.judgement import Judgement
 from geometry_bench.records.measurement import Measurement
-from geometry_bench.report.outcomes import Outcome, exit_code, outcome_of
+from geometry_bench.report.outcomes import Asked, Outcome, Undecided, exit_code, outcome_of
 from geometry_bench.run.execute import Session
 from geometry_bench.run.plan import Plan, plan
 from geometry_bench.run.request import Request
@@ -32,6 +33,13 @@ class Output:
     update: tuple[str, ...] = ()
     update_reason: str | None = None
     require_comparison: bool = False
+    undecided: Undecided = "fail"
+    margins: Margins = field(default_factory=dict)
+
+    @property
+    def asked(self) -> Asked:
+        """What decides how cases are shown."""
+        return Asked(self.update, self.against is not None, self.require_comparison, self.undecided)
 
 
 @dataclass
@@ -47,6 +55,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         check_update(self.output.update, self.output.update_reason)
+        check_margins(self.output.margins, self.request.claims)
         self.plan: Plan = plan(self.request)
         self.results = ResultsFile(self.output.results) if self.output.results else None
         store = BaselineStore.beside(self.output.baselines)
@@ -83,28 +92,39 @@ class Bench:
 
     def judge(self, measurement: Measurement) -> Judgement:
         """The judgement of one measurement while the run goes on."""
-        return judge_alone(measurement, self.comparisons, self.baselines, self.plan.claims)
+        return judge_alone(measurement, self.comparisons, self.baselines, self.plan.claims, self.output.margins)
 
     def outcome(self, judged: Judgement) -> Outcome:
         """What a judged case shows in this run."""
-        return outcome_of(judged, self.output.update, require=self.output.require_comparison)
+        return outcome_of(judged, self.output.asked)
 
     def exit_code(self, judged: Sequence[Judgement], faults: int) -> int:
         """What this run returns."""
-        comparing, require = self.output.against is not None, self.output.require_comparison
-        return exit_code(judged, self.output.update, faults=faults, comparing=comparing, require=require)
+        return exit_code(judged, self.output.asked, faults=faults)
 
     def judgements(self) -> list[Judgement]:
         """All of them, judged together, in the plan's order whoever measured them."""
         order = {task.place: number for number, task in enumerate(self.plan.tasks)}
         measurements = sorted(self.measurements, key=lambda one: order[one.key, one.subject.id])
-        return judge_run(measurements, self.baselines, self.plan.claims)
+        return judge_run(measurements, self.baselines, self.plan.claims, self.output.margins)
 
     def update_baselines(self) -> list[Path]:
         """Store what ``--baseline-update`` asks for; returns the files that changed."""
         modes, reason = self.output.update, self.output.update_reason
         known = partial(known_cases, claims=self.plan.claims)
         return update_baselines(self.baselines.store, self.measurements, modes, reason, known)
+
+
+def check_margins(margins: Margins, claims: Mapping[str, Claim]) -> None:
+    """Refuse a margin of a claim that the run does not know, or that is no positive number.
+
+    Raises:
+        GeometryBenchError: there is one.
+    """
+    for name, margin in margins.items():
+        find_claim(name.partition("[")[0], {**CLAIMS, **claims})
+        if not 0 < margin < float("inf"):
+            raise GeometryBenchError(f"--margin {name}={margin:g}: a margin is a positive number.")
 
 
 def against_of(name: str | None, store: BaselineStore, plan: Plan) -> tuple[Found, ...]:

@@ -1,0 +1,130 @@
+"""Contrasts of hundreds of prompts in a window of blocks, kept whole so that another model's can be held against them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geometry_bench.activations.pooling import LAST
+from geometry_bench.claims.changes import HARMFUL, HARMLESS, SCALES, STATES
+from geometry_bench.claims.model import Case, Estimates
+from geometry_bench.claims.requests import SEED, Labelled
+from geometry_bench.claims.safety_compassion.axes import REFERENCE, TRADITIONS
+from geometry_bench.geometry.clusters import permuted_labels, split_halves
+from geometry_bench.geometry.directions import Array
+from geometry_bench.geometry.displacement import Folded, deal_folds, shared_part
+from geometry_bench.geometry.held_out import auroc_null, held_out_auroc, held_out_values
+from geometry_bench.geometry.resampling import jackknife_interval
+from geometry_bench.geometry.scorers import projection_scorer
+from geometry_bench.labs.group import block_at
+from geometry_bench.labs.model import Lab
+from geometry_bench.records.estimates import Curve, Estimate, Null, Packed, Sample, Units
+from geometry_bench.records.measurement import Absence, NotApplicableError
+
+WINDOW = (1 / 2, 2 / 3, 5 / 6, 1.0)
+"""Relative depths that are read: refusal stands in the later half of the depth, on the last token of a chat."""
+
+FOLDS = 20
+FEWEST_FOLDS = 8
+SPLITS = 4
+DRAWS = 200
+CLASSES = (HARMLESS, HARMFUL)
+"""The sets of requests, by role."""
+
+
+def window(layers: int) -> list[int]:
+    """The 0-based blocks that are read."""
+    return sorted({block_at(depth, layers) for depth in WINDOW})
+
+
+def refusal(lab: Lab, case: Case) -> Estimates:
+    """Held-out AUROC of the direction between harmful and harmless requests, over the whole window together.
+
+    Blocks enter in units of their spread, so that the direction weighs them as the displacement does.
+    """
+    safe, harmful = (lab.requests(name, rendering="chat", poolings=(LAST,)) for name in CLASSES)
+    blocks = window(lab.layers)
+    both = Labelled.of(safe.requests, harmful.requests)
+    states = np.concatenate([safe.states[LAST], harmful.states[LAST]])[:, blocks]
+    sample = _sample(both.ids, both.labels, both.topics)
+    folded = Folded.of_classes(states, both.labels, np.array(sample.folds))
+    together = (states / folded.spread[:, None]).reshape(len(states), -1)
+    held = held_out_auroc(projection_scorer(together, both.labels), both.labels, both.topics, splits=SPLITS, seed=SEED)
+    halves = split_halves(both.labels, both.topics, splits=SPLITS, seed=SEED)
+    permuted = permuted_labels(both.labels, both.exchangeable, draws=DRAWS, seed=SEED, halves=halves)
+    chance = auroc_null(projection_scorer, together, both.labels, permuted, both.topics, splits=SPLITS, seed=SEED)
+    scorers = [projection_scorer(states[:, place], both.labels) for place in range(len(blocks))]
+    profile = [float(held_out_values(one, both.labels, both.topics, splits=SPLITS).mean()) for one in scorers]
+    return {
+        "corrected": Estimate.of(
+            held.auroc,
+            held.interval,
+            both.without_each(held.leave_one_out),
+            curves={
+                "profile": Curve(axis="block", x=blocks, y=profile),
+                "length": _length_curve(folded, blocks),
+            },
+            null=Null.of(f"labels {both.permutation}", chance, held.auroc),
+            details={"in_sample": held.in_sample},
+            sample=sample,
+            arrays=_packed(states),
+        )
+    }
+
+
+def safety(lab: Lab, case: Case) -> Estimates:
+    """Share of what the safety prompt changes in the states of requests that is the same for all of them."""
+    return {"corrected": _changed(lab, ["safety"])}
+
+
+def compassion(lab: Lab, case: Case) -> Estimates:
+    """The same of the contemplative prompts, each request under one of them in turn."""
+    return {"corrected": _changed(lab, TRADITIONS)}
+
+
+def _changed(lab: Lab, systems: Sequence[str]) -> Estimate:
+    requests, blocks = lab.request_settings.load("safe"), window(lab.layers)
+    under = [lab.requests_under("safe", system)[:, blocks] for system in systems]
+    rows = np.arange(len(requests))
+    states = np.stack(under)[rows % len(systems), rows] - lab.requests_under("safe", REFERENCE)[:, blocks]
+    sample = _sample([one.id for one in requests.requests], np.zeros(len(rows), dtype=bool), requests.topics)
+    folded = Folded.of_changes(states, np.array(sample.folds))
+    found, lengths = shared_part(folded), folded.lengths
+    return Estimate.of(
+        found.value,
+        jackknife_interval(found.value, found.left_out),
+        Units.of("fold", [str(fold) for fold in range(len(found.left_out))], found.left_out),
+        curves={
+            "profile": Curve(axis="block", x=blocks, y=list(lengths / (lengths + 1))),
+            "length": _length_curve(folded, blocks),
+        },
+        sample=sample,
+        arrays=_packed(states),
+    )
+
+
+def _sample(ids: Sequence[str], labels: NDArray[np.bool_], topics: Sequence[str]) -> Sample:
+    folds = deal_folds(topics, labels, FOLDS)
+    if folds.max() + 1 < FEWEST_FOLDS:
+        raise NotApplicableError(
+            Absence.TOO_FEW_TOPICS,
+            f"the requests give {folds.max() + 1} groups of whole topics, and an error needs {FEWEST_FOLDS}; draw more with "
+            "--requests, or give sets of more topics",
+        )
+    classes = [HARMFUL if flag else HARMLESS for flag in labels]
+    return Sample(ids=list(ids), classes=classes, folds=folds.tolist())
+
+
+def _packed(states: Array) -> dict[str, Packed]:
+    """States (prompts, blocks, width) in half precision, each block in a unit that keeps its largest value in range."""
+    largest = np.abs(states).max(axis=(0, 2))
+    scales = 2.0 ** np.ceil(np.log2(np.maximum(largest, np.finfo(np.float32).tiny)) - 14)
+    half = (states / scales[:, None]).astype(np.float16)
+    return {STATES: Packed.of(half), SCALES: Packed.of(scales.astype(np.float64))}
+
+
+def _length_curve(folded: Folded, blocks: Sequence[int]) -> Curve:
+    """Length of the contrast over the spread of prompts, at each block; none where it cannot be told from noise."""
+    return Curve(axis="block", x=list(blocks), y=[float(np.sqrt(x)) if x > 0 else None for x in folded.lengths])

@@ -1,0 +1,49 @@
+"""First tokens of answers: which of them a model opens with on one class of requests only, and the odds that it does.
+
+Of each prompt the ``k`` likeliest next tokens are known, likeliest first: ids and log-probabilities (prompts, k).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geometry_bench.geometry.directions import Array
+
+LEAST_SHARE = 0.02
+"""Mean probability after the requests of a class from which on a token counts among its openings."""
+
+TIMES = 4.0
+"""How many times likelier an opening is than after requests of the other class."""
+
+FARTHEST = 15.0
+"""Log-odds are cut here: farther out they are rounding."""
+
+
+def mean_shares(ids: NDArray[np.int32], log_p: Array) -> dict[int, float]:
+    """Mean probability of each token that is among the likeliest of any prompt; unlisted ones count as 0."""
+    tokens, where = np.unique(ids, return_inverse=True)
+    sums = np.bincount(where.reshape(-1), weights=np.exp(log_p.astype(np.float64)).reshape(-1))
+    return dict(zip(tokens.tolist(), (sums / len(ids)).tolist(), strict=True))
+
+
+def openings(ids: NDArray[np.int32], log_p: Array, labels: NDArray[np.bool_]) -> tuple[int, ...]:
+    """Tokens that open answers to requests of the True class and hardly those of the other, likeliest first."""
+    ours, others = (mean_shares(ids[labels == flag], log_p[labels == flag]) for flag in (True, False))
+    found = {token: p for token, p in ours.items() if p >= LEAST_SHARE and p >= TIMES * others.get(token, 0.0)}
+    return tuple(sorted(found, key=lambda token: -found[token]))
+
+
+def log_odds(ids: NDArray[np.int32], log_p: Array, tokens: tuple[int, ...]) -> Array:
+    """log P(tokens) − log(1 − P(tokens)) of the next token, (prompts,), cut at ±``FARTHEST``.
+
+    A token that is not among the known ones counts as half as likely as the least likely of these.
+    """
+    p = np.exp(log_p.astype(np.float64))
+    listed = np.isin(ids, tokens)
+    absent = len(tokens) - listed.sum(axis=1)
+    inside = (p * listed).sum(axis=1) + absent * p[:, -1] / 2
+    outside = np.maximum(1 - inside, (p * ~listed).sum(axis=1))
+    with np.errstate(divide="ignore"):
+        odds: Array = np.log(inside) - np.log(outside)
+    return np.clip(odds, -FARTHEST, FARTHEST)
