@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from geometry_bench.claims.model import Claim
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.judging import Baselines, StoredBaselines, judge_run
+from geometry_bench.judging import NO_MARGINS, Baselines, Margins, StoredBaselines, judge_run
 from geometry_bench.labs.model import CaptureSettings
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.records.baselines import BaselineStore, read_baseline
@@ -85,11 +85,12 @@ class Results(Sequence[Result]):
     measurements: tuple[Measurement, ...]
     baselines: Baselines | None = None
     claims: Mapping[str, Claim] = field(default_factory=lambda: CLAIMS, repr=False)
+    margins: Margins = field(default_factory=dict)
 
     @cached_property
     def judgements(self) -> tuple[Judgement, ...]:
         """The judgement of each."""
-        return tuple(judge_run(self.measurements, self.baselines, self.claims))
+        return tuple(judge_run(self.measurements, self.baselines, self.claims, self.margins))
 
     def __len__(self) -> int:
         return len(self.judgements)
@@ -300,9 +301,26 @@ def load(path: str | Path) -> Results:
     return Results(tuple(latest.values()))
 
 
-def compare(new: Results, old: Results) -> Results:
-    """The new measurements, judged against the old ones: each subject with its own, or with the only one of its kind."""
-    return Results(new.measurements, Held.holding(old), new.claims)
+def opened(name: str, claims: Sequence[str] = ()) -> Results:
+    """What a results folder or baselines hold, or what is measured now on a model (``gate.*`` where no claims are named).
+
+    Raises:
+        GeometryBenchError: there are no measurements, or the model cannot be measured.
+    """
+    place = Path(name)
+    if place.exists() and not (place / "config.json").is_file() and place.suffix != ".gguf":
+        found = load(place)
+        wanted = chosen_claims(tuple(claims), found.claims)
+        return replace(found, measurements=tuple(one for one in found.measurements if one.claim in wanted))
+    return measure(name, claims=claims or "gate.*")
+
+
+def compare(new: Results, old: Results, *, margins: Margins = NO_MARGINS) -> Results:
+    """The new measurements, judged against the old ones: each subject with its own, or with the only one of its kind.
+
+    ``margins`` are smallest changes that matter, by claim or case, in place of those that claims declare.
+    """
+    return Results(new.measurements, Held.holding(old), new.claims, margins)
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,7 @@ def output_of(values: Mapping[str, Any]) -> Output:
         update_reason=values["gb_update_reason"],
         require_comparison=values["gb_require_comparison"],
         undecided=values["gb_undecided"],
+        report=values["gb_report"],
         margins=dict(values["gb_margin"] or ()),
     )
 

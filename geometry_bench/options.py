@@ -249,6 +249,12 @@ OPTIONS: tuple[Option, ...] = (
         parse=_undecided,
     ),
     Option(
+        "--report",
+        "File for the comparison with --against as markdown, such as a comment on a pull request.",
+        "FILE",
+        parse=Path,
+    ),
+    Option(
         "--margin",
         "Smallest change that matters in a claim or case, in place of the declared one (see `geometry-bench show`), such "
         "as gate.refusal=0.2. Repeatable.",

@@ -215,7 +215,7 @@ def test_the_life_of_a_baseline(bench: Bench, tiny: Path, edited: Path, tmp_path
 
     moved = bench(*options, "--against", "tiny", models=(edited,))
     assert moved.ret == 1
-    assert moved.parseoutcomes()["failed"] >= moved.stdout.str().count(" MOVED ") > 0
+    assert 0 < moved.parseoutcomes()["failed"] <= moved.stdout.str().count(" MOVED ")  # the last adds Holm's steps
     number = r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?"
     moved.stdout.re_match_lines(
         [

@@ -148,6 +148,7 @@ class OpeningShift:
         names = {**old.names, **new.names}
         facts: dict[str, Fact] = {
             "share": change.value,
+            "harmful": int(self.harmful),
             "margin_nats": float(before[labels].mean() - before[~labels].mean()),
             "old_log_odds": float(before[tested].mean()),
             "new_log_odds": float(after[tested].mean()),

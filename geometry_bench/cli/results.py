@@ -59,26 +59,55 @@ def leaderboard(
 
 
 def compare(
-    new: Annotated[
-        Path,
-        typer.Argument(help="Results folder or baseline file of the new subject, such as a fine-tune.", metavar="NEW"),
-    ],
-    old: Annotated[Path, typer.Argument(help="The same of the old one, such as its parent.", metavar="OLD")],
+    new: Annotated[str, typer.Argument(help="The new subject, such as a fine-tune: results, a baseline or a model.")],
+    old: Annotated[str, typer.Argument(help="The old one, such as its parent: results, a baseline or a model.")],
+    claim: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Claims that are measured on a model (default: gate.*), and compared (default: all); repeatable."
+        ),
+    ] = None,
+    margin: Annotated[
+        list[str] | None,
+        typer.Option(help="Smallest change that matters in a claim or case: gate.refusal=0.2; repeatable."),
+    ] = None,
+    undecided: Annotated[str, typer.Option(help="What it is worth that it cannot tell: fail or pass.")] = "fail",
+    report: Annotated[Path | None, typer.Option(help="File for the comparison as markdown.", metavar="FILE")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the table of all values too.")] = False,
 ) -> None:
-    """Compare two results or baselines: has a value moved? Nothing is measured.
+    """Compare two models, results or baselines: has anything moved by as much as matters, has it not, or can this not tell?
 
-    Exit codes: 0 nothing moved, 1 a value moved or a verdict flipped, 2 nothing could be compared.
+    A results folder, a baseline file or a folder of baselines is read; anything else is a model (folder, Hub id, zoo/...),
+    on which the gate is measured. Exit codes: 0 nothing moved, 1 something moved, 2 nothing could be compared, or too few
+    prompts to tell.
+
+    Example: geometry-bench compare ./fine-tune ORG/PARENT --report comparison.md
     """
     from geometry_bench import api
+    from geometry_bench.options import OPTIONS
+    from geometry_bench.report.comparison import comparisons, markdown
     from geometry_bench.report.outcomes import comparison_code, warnings_of
-    from geometry_bench.report.summary import counts_line
+    from geometry_bench.storage import write_atomically
 
-    judged = api.compare(api.load(new), api.load(old))
-    typer.echo(judged.table())
-    typer.echo(f"\n{counts_line(judged.judgements)}")
-    for line in warnings_of(judged.judgements):
+    parse = {option.flag: option.parsed for option in OPTIONS}
+    margins, worth = dict(parse["--margin"](margin or [])), parse["--undecided"](undecided)
+    results = api.compare(api.opened(new, tuple(claim or ())), api.opened(old, tuple(claim or ())), margins=margins)
+    judged = results.judgements
+    for one in comparisons(judged, worth):
+        typer.echo(one.answer)
+        for line in one.findings:
+            typer.echo(line)
+    if verbose:
+        typer.echo(f"\n{results.table()}")
+    text = markdown(judged, old, worth)
+    if report is None:
+        typer.echo(f"\n{text}")
+    else:
+        write_atomically(report, text)
+        typer.echo(f"written: {report}")
+    for line in warnings_of(judged):
         typer.echo(f"warning: {line}")
-    raise typer.Exit(comparison_code(judged.judgements))
+    raise typer.Exit(comparison_code(judged, worth))
 
 
 _Baselines = Annotated[

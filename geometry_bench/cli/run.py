@@ -47,6 +47,7 @@ def measure(claim: Sequence[str], verbose: bool, values: dict[str, Any]) -> int:
         if (shown := bench.outcome(one)).kind == "failed":
             typer.echo(f"FAILED {shown.message}")
     written = bench.update_baselines() if bench.output.update and whole else []
+    bench.write_report(judged)
     typer.echo("")
     for line in closing(bench, judged, written, whole=verbose):
         typer.echo(line)

@@ -158,6 +158,7 @@ class Controller:
         self.judged = bench.judgements()
         if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             return
+        bench.write_report(self.judged)
         code = bench.exit_code(self.judged, self.faults)
         if code != CLEAN:
             session.exitstatus = code

@@ -15,10 +15,12 @@ from geometry_bench.records.baselines import BaselineStore, Found, check_update,
 from geometry_bench.records.files import ResultsFile
 from geometry_bench.records.judgement import Judgement
 from geometry_bench.records.measurement import Measurement
+from geometry_bench.report.comparison import markdown
 from geometry_bench.report.outcomes import Asked, Outcome, Undecided, exit_code, outcome_of
 from geometry_bench.run.execute import Session
 from geometry_bench.run.plan import Plan, plan
 from geometry_bench.run.request import Request
+from geometry_bench.storage import write_atomically
 from geometry_bench.subjects.spec import SubjectSpec, resolve
 
 
@@ -35,6 +37,7 @@ class Output:
     require_comparison: bool = False
     undecided: Undecided = "fail"
     margins: Margins = field(default_factory=dict)
+    report: Path | None = None
 
     @property
     def asked(self) -> Asked:
@@ -56,6 +59,8 @@ class Bench:
     def __post_init__(self) -> None:
         check_update(self.output.update, self.output.update_reason)
         check_margins(self.output.margins, self.request.claims)
+        if self.output.report is not None and self.output.against is None:
+            raise GeometryBenchError("--report is about a comparison: name what to compare with by --against.")
         self.plan: Plan = plan(self.request)
         self.results = ResultsFile(self.output.results) if self.output.results else None
         store = BaselineStore.beside(self.output.baselines)
@@ -107,6 +112,11 @@ class Bench:
         order = {task.place: number for number, task in enumerate(self.plan.tasks)}
         measurements = sorted(self.measurements, key=lambda one: order[one.key, one.subject.id])
         return judge_run(measurements, self.baselines, self.plan.claims, self.output.margins)
+
+    def write_report(self, judged: Sequence[Judgement]) -> None:
+        """Write the comparison as markdown where ``--report`` asks for it."""
+        if self.output.report is not None and self.output.against is not None and judged:
+            write_atomically(self.output.report, markdown(judged, self.output.against, self.output.undecided))
 
     def update_baselines(self) -> list[Path]:
         """Store what ``--baseline-update`` asks for; returns the files that changed."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from geometry_bench.records.baselines import short_revision
 from geometry_bench.records.judgement import Judgement
+from geometry_bench.report.comparison import comparisons
 from geometry_bench.report.outcomes import warnings_of
 from geometry_bench.report.summary import counts_line, notes_of, summary_tables
 from geometry_bench.run.bench import Bench
@@ -51,6 +52,9 @@ def _member(target: ModelTarget) -> str:
 
 def closing(bench: Bench, judged: Sequence[Judgement], written: Sequence[Path], *, whole: bool) -> Iterator[str]:
     """Tables, counts, warnings, the files written."""
+    if judged and bench.output.against is not None:
+        yield from (one.answer for one in comparisons(judged, bench.output.undecided))
+        yield ""
     if judged:
         yield summary_tables(judged, whole=whole)
         yield ""
@@ -60,5 +64,7 @@ def closing(bench: Bench, judged: Sequence[Judgement], written: Sequence[Path], 
     yield from (f"baseline written: {path}" for path in written)
     if bench.output.update and not written:
         yield "no baseline file needed a change"
+    if bench.output.report is not None and judged:
+        yield f"report: {bench.output.report}"
     if bench.results is not None:
         yield f"records: {bench.results.path}"
