@@ -15,6 +15,7 @@ from geometry_bench.published.load import load_publication
 from geometry_bench.published.publication import Publication
 from geometry_bench.published.subject import PublishedSubject
 from geometry_bench.records.baselines import BaselineStore, Found
+from geometry_bench.records.comparability import unlike
 from geometry_bench.records.facts import GroupFacts, MemberFacts, ModelFacts, PromptInputs
 from geometry_bench.records.judgement import (
     Answer,
@@ -199,6 +200,7 @@ def _as_measured(one: Measurement, baseline: Baseline, stored: BaselineCase) -> 
     return one.model_copy(
         update={
             "subject": baseline.subject,
+            "claim_version": stored.claim_version,
             "estimates": stored.estimates,
             "missing": stored.missing,
             "inputs": stored.inputs,
@@ -346,18 +348,14 @@ def _absent(one: Measurement, baselines: Baselines | None, found: Stored | None)
     return f"no baseline is stored for this revision of {one.subject.id}{hint}"
 
 
+_VERDICTS = {"version": BaselineVerdict.STALE, "inputs": BaselineVerdict.STALE, "setting": BaselineVerdict.INCOMPARABLE}
+
+
 def _incomparable(
     one: Measurement, claim: Claim, stored: BaselineCase, baseline: Baseline
 ) -> Answer[BaselineVerdict] | None:
-    if stored.claim_version != one.claim_version:
-        facts: dict[str, Fact] = {"new_version": one.claim_version, "old_version": stored.claim_version}
-        return Answer(BaselineVerdict.STALE, Reason.OTHER_VERSION, facts)
-    if one.inputs is None or stored.inputs is None or stored.inputs.hash != one.inputs.hash:
-        return Answer(BaselineVerdict.STALE, Reason.OTHER_INPUTS)
-    ours = {**one.subject.comparability(), **one.inputs.comparability()}
-    theirs = {**baseline.subject.comparability(), **stored.inputs.comparability()}
-    for name in {**ours, **theirs}:
-        if ours.get(name) != theirs.get(name) and name not in claim.across:
-            facts = {"name": name, "new": str(ours.get(name)), "old": str(theirs.get(name))}
-            return Answer(BaselineVerdict.INCOMPARABLE, Reason.OTHER_SETTING, facts)
-    return None
+    found = unlike(one, _as_measured(one, baseline, stored), claim.across)
+    if found is None:
+        return None
+    facts = {"sentence": found.sentence, "name": found.name, "new": found.new, "old": found.old}
+    return Answer(_VERDICTS[found.kind], Reason.UNLIKE, facts)

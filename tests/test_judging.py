@@ -260,7 +260,7 @@ def test_what_makes_values_incomparable(change: dict[str, Any], verdict: str, wo
     answer = moved_from(BASE, BASE, **change).baseline
     assert answer.verdict == verdict
     assert answer.sentence.startswith(words)
-    assert answer.reason in (Reason.OTHER_VERSION, Reason.OTHER_INPUTS, Reason.OTHER_SETTING)
+    assert answer.reason is Reason.UNLIKE
 
 
 def test_values_that_are_undefined_on_one_side_only() -> None:

@@ -94,7 +94,7 @@ class ModelFacts(_Settings):
 
     def comparability(self) -> dict[str, Any]:
         """Number format, kernel, quantisation, and how many blocks are run."""
-        return {**super().comparability(), "layers": self.layers}
+        return {**super().comparability(), "layers": self.layers, "width": self.width}
 
     @property
     def settings(self) -> str:
@@ -153,6 +153,21 @@ class PanelFacts(_JointFacts):
     kind: Literal["panel"] = "panel"
 
 
+class PairFacts(_JointFacts):
+    """A model and the one that it was made from."""
+
+    kind: Literal["pair"] = "pair"
+    child: str
+    parent: str
+
+
+class TrajectoryFacts(_JointFacts):
+    """Checkpoints of one training run, in the order of their steps."""
+
+    kind: Literal["trajectory"] = "trajectory"
+    steps: list[float]
+
+
 class PublicationFacts(_Settings):
     """A publication, whose reported values are the subject."""
 
@@ -173,7 +188,8 @@ class OtherFacts(_JointFacts):
 
 
 Facts = Annotated[
-    ModelFacts | GroupFacts | FamilyFacts | PanelFacts | PublicationFacts | OtherFacts, Field(discriminator="kind")
+    ModelFacts | GroupFacts | FamilyFacts | PanelFacts | PairFacts | TrajectoryFacts | PublicationFacts | OtherFacts,
+    Field(discriminator="kind"),
 ]
 
 

@@ -65,9 +65,7 @@ class Reason(StrEnum):
     SIDES_COMPARED = "sides compared"
     # Has it moved?
     NONE_STORED = "none stored"
-    OTHER_VERSION = "other version of the claim"
-    OTHER_INPUTS = "other inputs"
-    OTHER_SETTING = "other setting"
+    UNLIKE = "other version, inputs or setting"
     UNDEFINED_IN_BOTH = "undefined in both"
     UNDEFINED_IN_ONE = "undefined in one"
     WITHIN_NOISE = "within numerical noise"
@@ -232,13 +230,7 @@ _SENTENCES: Mapping[Reason, Callable[[Mapping[str, Fact]], str]] = {
     Reason.COMPARED: lambda f: f"{_pair(f)}, resolution {f['resolution']:g}",
     Reason.SIDES_COMPARED: lambda f: f"{_pair(f)}: {f['compared']} only, since the prompt pack is not the source's",
     Reason.NONE_STORED: lambda f: str(f["sentence"]),
-    Reason.OTHER_VERSION: lambda f: (
-        f"the claim is now version {f['new_version']}, the baseline of version {f['old_version']}"
-    ),
-    Reason.OTHER_INPUTS: lambda f: "the inputs are not those that the baseline was measured with",
-    Reason.OTHER_SETTING: lambda f: (
-        f"{_WORDS.get(str(f['name']), f['name'])} is {_short(f['new'])} here, {_short(f['old'])} in the baseline"
-    ),
+    Reason.UNLIKE: lambda f: str(f["sentence"]),
     Reason.UNDEFINED_IN_BOTH: lambda f: "undefined here and in the baseline",
     Reason.UNDEFINED_IN_ONE: lambda f: "undefined here or in the baseline, but not in both",
     Reason.WITHIN_NOISE: lambda f: f"{_moved(f)}, within numerical noise {f['floor']:.1g}",
@@ -247,16 +239,3 @@ _SENTENCES: Mapping[Reason, Callable[[Mapping[str, Fact]], str]] = {
     Reason.UNTESTED: lambda f: f"{_change(f)}: there is no error to test it by",
     Reason.BEYOND_MARGIN: lambda f: f"{_change(f)}: more than that",
 }
-
-
-_WORDS: Mapping[str, str] = {
-    "tokens_hash": "what the tokenizer and the template make of the prompts",
-    "template_hash": "the chat template",
-    "system_policy": "where system prompts go",
-    "layers": "the number of blocks",
-}
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 24 else text[:12] + "…"
