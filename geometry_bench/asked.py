@@ -13,6 +13,7 @@ from geometry_bench.labs.model import CaptureSettings
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.published.load import SOURCES
 from geometry_bench.run.bench import Output
+from geometry_bench.run.lineage import checkpoints_of
 from geometry_bench.run.request import Request, Settings
 from geometry_bench.subjects.families import Family, embedded_families, load_family
 from geometry_bench.subjects.groups import DEPTH, embedded_groups, group_manifest, group_of, load_group
@@ -44,11 +45,13 @@ def request_of(values: Mapping[str, Any], *, progress: bool = True) -> Request:
     families = _families(values["gb_family"] or ())
     groups = [load_group(path) for path in dict.fromkeys(map(group_manifest, values["gb_group"] or ()))]
     weights = _families([*(values["gb_family"] or ()), *(values["gb_weights"] or ())])
-    nothing_named = not models and not weights and not groups
+    nothing_named = not models and not values["gb_checkpoints"] and not weights and not groups
     if nothing_named:
         families = list(embedded_families())
         weights = [family for family in families if family.by_role("useful")]
         groups = list(embedded_groups()) if values["gb_reference"] is None else []
+    trajectories = dict(map(checkpoints_of, dict.fromkeys(values["gb_checkpoints"] or ())))
+    models += [spec for steps in trajectories.values() for spec in steps.values()]
     members = [family.spec(member) for family in families for member in family.members]
     for spec in models:
         if any(spec.model == member.name != member.model for member in members):
@@ -82,6 +85,7 @@ def request_of(values: Mapping[str, Any], *, progress: bool = True) -> Request:
         groups=tuple(groups),
         families=tuple(weights),
         publications=SOURCES if nothing_named else (),
+        trajectories=trajectories,
         settings=_settings(values, progress),
     )
 

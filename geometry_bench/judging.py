@@ -16,7 +16,7 @@ from geometry_bench.published.publication import Publication
 from geometry_bench.published.subject import PublishedSubject
 from geometry_bench.records.baselines import BaselineStore, Found
 from geometry_bench.records.comparability import unlike
-from geometry_bench.records.facts import GroupFacts, MemberFacts, ModelFacts, PromptInputs
+from geometry_bench.records.facts import GroupFacts, MemberFacts, ModelFacts, PairFacts, PromptInputs
 from geometry_bench.records.judgement import (
     Answer,
     BaselineVerdict,
@@ -234,6 +234,11 @@ def reported_value(claim: Claim, one: Measurement) -> float | None:
     if claim.reported is None:
         return None
     source, subject = load_publication(claim.source.id), one.subject
+    if isinstance(subject, PairFacts):
+        both = [_published_model(source, subject.members[name]) for name in (subject.child, subject.parent)]
+        values = [claim.reported(found, Case(one.case)) if found is not None else None for found in both]
+        child, parent = values
+        return child - parent if child is not None and parent is not None else None
     if isinstance(subject, GroupFacts):
         found = {member: _published_model(source, facts) for member, facts in subject.members.items()}
         keys = {member: published.key for member, published in found.items() if published is not None}

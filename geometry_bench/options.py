@@ -152,6 +152,13 @@ OPTIONS: tuple[Option, ...] = (
         parse=_depth,
     ),
     Option(
+        "--checkpoints",
+        "Checkpoints of a training run, measured each and as a trajectory: a folder of checkpoint-STEP folders (models or "
+        "adapters), or ORG/NAME@REVISION,REVISION,... Repeatable.",
+        "DIR",
+        "repeated",
+    ),
+    Option(
         "--weights",
         "Family whose weight updates are measured, without its members as subjects: a family.toml, the folder that holds "
         "it, or zoo/NAME. Weights are read tensor by tensor and no model is loaded. --family measures the weights too. "

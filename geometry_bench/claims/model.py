@@ -15,7 +15,8 @@ from geometry_bench.records.estimates import Estimate, Variant
 Estimates = Mapping[Variant, Estimate]
 Scope = str
 """What a claim is about: one ``model``, a ``group`` about its reference, a ``family``'s weights, the ``panel`` of all models
-of a run, a ``publication``, or a further kind that has a target of its own."""
+of a run, a ``pair`` of a model and its parent, the ``trajectory`` of a training run, a ``publication``, or a further kind
+that has a target of its own."""
 
 ReportedValue = Callable[[PublishedSubject, "Case"], float | None]
 """The source's value for a published subject and a case; None where it has none."""
@@ -44,15 +45,15 @@ class Case:
 class Claim:
     """One sentence of a source and how it is tested on a subject.
 
-    ``measure`` takes the lab of its ``scope`` (``Lab``, ``GroupLab``, ``FamilyLab``, ``Panel`` or ``Publication``) and a
-    case and returns an estimate for each variant; it raises ``NotApplicableError`` where a subject lacks what it needs.
-    ``requires`` names the prompts that it is measured on, ``published_requires`` those of the published variant where they
-    are read in another way. ``reported`` reads or derives the source's value for a published
-    subject. ``smallest_change`` is the smallest difference between two subjects, in units of the value, that would matter
-    to a user, and ``comparison`` how two are compared; ``across`` names settings that may differ then. A claim that
-    ``decides`` was made to compare models: where such claims were compared, whether a run can tell is read from them alone.
-    ``reads`` names the claims whose measurements a panel takes. ``per_member`` adds a case for each member of a
-    group, or for each but the reference.
+    ``measure`` takes the lab of its ``scope`` (``Lab``, ``GroupLab``, ``FamilyLab``, ``Panel``, ``Pair``, ``Trajectory`` or
+    ``Publication``) and a case and returns an estimate for each variant; it raises ``NotApplicableError`` where a subject
+    lacks what it needs. ``requires`` names the prompts that it is measured on, ``published_requires`` those of the published
+    variant where they are read in another way. ``reported`` reads or derives the source's value for a published subject.
+    ``smallest_change`` is the smallest difference between two subjects, in units of the value, that would matter to a user,
+    and ``comparison`` how two are compared; ``across`` names settings that may differ then. A claim that ``decides`` was
+    made to compare models: where such claims were compared, whether a run can tell is read from them alone. ``reads`` names
+    the claims whose measurements it is computed from, as ``claim[case]`` where cases matter. ``per_member`` adds a case for
+    each member of a group, or for each but the reference.
     """
 
     id: str
@@ -87,6 +88,12 @@ class Claim:
     def needs(self) -> tuple[str, ...]:
         """What a subject must be or have."""
         return (self.scope, *(["system role"] if self.requires.system_role else []))
+
+    @property
+    def read_cases(self) -> tuple[tuple[str, str], ...]:
+        """Claim and case of each measurement that it reads."""
+        split = (name.partition("[") for name in self.reads)
+        return tuple((claim, case.removesuffix("]")) for claim, _, case in split)
 
     def cases_of(self, members: Sequence[str] = (), reference: str | None = None) -> tuple[Case, ...]:
         """The declared cases and, for a claim about each member of a group, one for each of these."""

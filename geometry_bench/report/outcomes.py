@@ -44,7 +44,11 @@ PLAIN = Asked()
 
 
 def outcome_of(judged: Judgement, asked: Asked = PLAIN) -> Outcome:
-    """What a case shows. A failure that a baseline has on record is known, whether or not the values can be compared."""
+    """What a case shows.
+
+    A failure that a baseline has on record is known, whether or not the values can be compared. Where a comparison was asked
+    for, that is what the run answers: a claim that fails is shown, and fails nothing.
+    """
     claim, baseline, where = judged.claim, judged.baseline, judged.where
     if baseline.verdict is BaselineVerdict.MOVED and "changed" not in asked.updating:
         return Outcome("failed", f"MOVED: {where} from its baseline: {baseline.sentence}{_flip(judged)}")
@@ -63,7 +67,7 @@ def outcome_of(judged: Judgement, asked: Asked = PLAIN) -> Outcome:
         stored_now = "changed" in asked.updating or (
             baseline.verdict is BaselineVerdict.NO_BASELINE and "new" in asked.updating
         )
-        if known or compared or stored_now:
+        if known or compared or stored_now or asked.comparing:
             note = f" (baseline {judged.stored_claim}: {judged.stored_note})" if judged.stored_note else ""
             return Outcome("xfailed", f"FAILS here: {claim.sentence}{note}", warning)
         return Outcome("failed", f"the claim does not hold: {where}: {claim.sentence}", warning)
@@ -129,7 +133,10 @@ def warnings_of(judged: Iterable[Judgement], most: int = 12) -> list[str]:
 
 def _warning(judged: Judgement) -> str | None:
     verdict = judged.baseline.verdict
-    nothing_to_store = verdict is BaselineVerdict.NO_BASELINE and judged.claim.verdict is ClaimVerdict.NOT_APPLICABLE
+    derived = judged.measurement.subject.kind in ("pair", "trajectory")  # computed from measurements that are compared
+    nothing_to_store = verdict is BaselineVerdict.NO_BASELINE and (
+        derived or judged.claim.verdict is ClaimVerdict.NOT_APPLICABLE
+    )
     if verdict in (BaselineVerdict.SAME, BaselineVerdict.MOVED) or nothing_to_store:
         return None
     return f"{verdict}: {judged.where}: {judged.baseline.sentence}"

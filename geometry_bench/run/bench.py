@@ -14,10 +14,11 @@ from geometry_bench.judging import Margins, StoredBaselines, judge_alone, judge_
 from geometry_bench.records.baselines import BaselineStore, Found, check_update, revision_name, update_baselines
 from geometry_bench.records.files import ResultsFile
 from geometry_bench.records.judgement import Judgement
-from geometry_bench.records.measurement import Measurement
+from geometry_bench.records.measurement import Baseline, Measurement
 from geometry_bench.report.comparison import markdown
 from geometry_bench.report.outcomes import Asked, Outcome, Undecided, exit_code, outcome_of
 from geometry_bench.run.execute import Session
+from geometry_bench.run.pinning import Pinned
 from geometry_bench.run.plan import Plan, plan
 from geometry_bench.run.request import Request
 from geometry_bench.storage import write_atomically
@@ -61,10 +62,16 @@ class Bench:
         check_margins(self.output.margins, self.request.claims)
         if self.output.report is not None and self.output.against is None:
             raise GeometryBenchError("--report is about a comparison: name what to compare with by --against.")
-        self.plan: Plan = plan(self.request)
-        self.results = ResultsFile(self.output.results) if self.output.results else None
         store = BaselineStore.beside(self.output.baselines)
-        self.baselines = StoredBaselines(store, against_of(self.output.against, store, self.plan))
+        against: list[Found] = []
+
+        def parents(pinned: Pinned) -> list[Baseline]:
+            against.extend(against_of(self.output.against, store, pinned))
+            return [found.baseline for found in against]
+
+        self.plan: Plan = plan(self.request, parents)
+        self.results = ResultsFile(self.output.results) if self.output.results else None
+        self.baselines = StoredBaselines(store, tuple(against))
         for target in {task.target.id: task.target for task in self.plan.tasks}.values():
             found = self.baselines.of(target.name, target.revision, target.is_joint)
             _ = found and found.baseline  # a damaged one is told before anything is measured
@@ -137,7 +144,7 @@ def check_margins(margins: Margins, claims: Mapping[str, Claim]) -> None:
             raise GeometryBenchError(f"--margin {name}={margin:g}: a margin is a positive number.")
 
 
-def against_of(name: str | None, store: BaselineStore, plan: Plan) -> tuple[Found, ...]:
+def against_of(name: str | None, store: BaselineStore, pinned: Pinned) -> tuple[Found, ...]:
     """The baselines that ``--against`` names: a subject of the run, a model, or a name that baselines are stored under.
 
     Raises:
@@ -146,7 +153,7 @@ def against_of(name: str | None, store: BaselineStore, plan: Plan) -> tuple[Foun
     if name is None:
         return ()
     wanted, _, revision = name.partition("@")
-    target = plan.pinned.models.get(wanted)
+    target = pinned.models.get(wanted)
     if target is not None and target.spec.family is not None:
         # A folder of the family's name may be in the working directory; the member of this run is meant.
         wanted, revision = target.identity.name, revision or revision_name(target.identity.revision)
@@ -167,7 +174,7 @@ def against_of(name: str | None, store: BaselineStore, plan: Plan) -> tuple[Foun
             f"--against {name}: baselines of several revisions are stored; say which, as "
             f"{wanted}@{' or @'.join(revisions)}."
         )
-    if found[0].baseline.subject.is_joint and not (plan.pinned.groups or plan.pinned.families):
+    if found[0].baseline.subject.is_joint and not (pinned.groups or pinned.families):
         raise GeometryBenchError(
             f"--against {name}: that is a baseline of several models together, and this run measures single ones only; "
             "name a single model's, or a group or family to measure."

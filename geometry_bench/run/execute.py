@@ -143,6 +143,11 @@ class Session:
         found = self.plan.claims[claim]
         return self.measure(Task(found, target.cases(found)[0], target))
 
+    def measured(self, claim: str, case: str, target: Target) -> Measurement:
+        """The measurement of a claim's case on a target, made now where it was not yet."""
+        found = self.plan.claims[claim]
+        return self.measure(Task(found, next(one for one in target.cases(found) if one.key == case), target))
+
     def close(self) -> None:
         """Release the loaded model."""
         if self._held is not None:

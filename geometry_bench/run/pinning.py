@@ -88,6 +88,10 @@ class Pinned:
             reference, members = members[reference].id, {target.id: target for target in members.values()}
         return GroupTarget(group.id, reference, members, f"sha256:{digest}")
 
+    def of(self, specs: Iterable[SubjectSpec]) -> list[ModelTarget]:
+        """The models that were asked for by these specs."""
+        return [self.models[spec.name or spec.model] for spec in specs]
+
     def checkpoints(self) -> list[tuple[ModelTarget, ...]]:
         """The models, those with the same weights together: one checkpoint can go by several names."""
         same: dict[tuple[str, str | None], list[ModelTarget]] = {}

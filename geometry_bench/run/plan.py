@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from geometry_bench.claims.model import Case, Claim, Scope
@@ -11,8 +11,9 @@ from geometry_bench.claims.requests import Labelled
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.prompts.pack import load_pack
 from geometry_bench.published.load import load_publication
-from geometry_bench.records.measurement import case_key
+from geometry_bench.records.measurement import Baseline, case_key
 from geometry_bench.resources import data_root
+from geometry_bench.run.lineage import pairs_of, trajectory_of
 from geometry_bench.run.pinning import Pinned
 from geometry_bench.run.request import Request, Settings
 from geometry_bench.run.targets import PanelTarget, Prompts, PublicationTarget, Target
@@ -22,6 +23,8 @@ SUPPLIED_BY: Mapping[Scope, str] = {
     "model": "it needs a model: name some with --model or --family",
     "panel": "it needs several models: name some with --model or --family",
     "group": "it needs a group of models: give --group FILE, or several --model and --reference MODEL",
+    "pair": "it needs a model and its parent: name the parent's baseline with --against, or give a --family",
+    "trajectory": "it needs the checkpoints of a training run: name them with --checkpoints",
     "family": "it needs a family of checkpoints: give --family FILE, or --weights FILE for its weights alone",
     "publication": "it is about a publication alone: see `geometry-bench audit`",
 }
@@ -94,8 +97,8 @@ class Plan:
         return tuple(task for task in self.tasks if task.claim.id == claim.id)
 
 
-def plan(request: Request) -> Plan:
-    """Pin the subjects, check the inputs, and lay out the tasks.
+def plan(request: Request, parents_of: Callable[[Pinned], Iterable[Baseline]] = lambda _: ()) -> Plan:
+    """Pin the subjects, check the inputs, and lay out the tasks; ``parents_of`` finds stored parents of all subjects.
 
     Raises:
         GeometryBenchError: any input is bad.
@@ -104,7 +107,11 @@ def plan(request: Request) -> Plan:
     _check_requests(settings)
     prompts = Prompts(load_pack(settings.prompts), settings.requests, settings.depth)
     pinned = Pinned(request.specs, request.live, request.groups, request.families)
+    parents = list(parents_of(pinned))
     checkpoints = [same[0] for same in pinned.checkpoints()]
+    runs = [
+        trajectory_of(name, tuple(steps), pinned.of(steps.values())) for name, steps in request.trajectories.items()
+    ]
     targets: list[Target] = [
         *pinned.models.values(),
         *pinned.groups.values(),
@@ -112,6 +119,8 @@ def plan(request: Request) -> Plan:
         *map(publication_target, request.publications),
         *request.targets,
         *([PanelTarget(tuple(checkpoints))] if len(checkpoints) > 1 else []),
+        *pairs_of(pinned.models, parents),
+        *runs,
     ]
     tasks = [
         Task(claim, case, target)

@@ -38,7 +38,8 @@ class Request:
     """Everything that decides which cases are measured on what.
 
     ``specs`` are models, ``live`` models in memory, ``publications`` ids of sources whose statements are audited,
-    ``targets`` subjects of further kinds.
+    ``trajectories`` checkpoints of training runs by step, which are among the ``specs`` too, ``targets`` subjects of further
+    kinds.
     """
 
     specs: tuple[SubjectSpec, ...] = ()
@@ -46,6 +47,7 @@ class Request:
     groups: tuple[Group, ...] = ()
     families: tuple[Family, ...] = ()
     publications: tuple[str, ...] = ()
+    trajectories: Mapping[str, Mapping[float, SubjectSpec]] = field(default_factory=dict)
     targets: tuple[Target, ...] = ()
     claims: Mapping[str, Claim] = field(default_factory=lambda: CLAIMS)
     settings: Settings = field(default_factory=Settings)

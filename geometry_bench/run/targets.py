@@ -98,6 +98,9 @@ class Labs(Protocol):
     def first(self, claim: str, target: Target) -> Measurement:
         """The measurement of a claim's first case on another target."""
 
+    def measured(self, claim: str, case: str, target: Target) -> Measurement:
+        """The measurement of a claim's case on another target."""
+
 
 class Target:
     """A subject of the claims of one scope.
