@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from geometry_bench.claims.changes import UntestableError
 from geometry_bench.claims.model import Case, Claim
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.geometry.resampling import holm
@@ -333,7 +334,11 @@ def _change(one: Measurement, claim: Claim, baselines: Baselines | None, margins
     margin = margins.get(one.key, margins.get(one.claim, claim.smallest_change))
     facts: dict[str, Fact] = {"value": new.value, "old": old.value, "difference": new.value - old.value}
     facts |= {"margin": margin, "label": new.label, "old_label": old.label}
-    compared = claim.comparison.between(new, old, margin)
+    compared: Compared | None
+    try:
+        compared = claim.comparison.between(new, old, margin)
+    except UntestableError as reason:
+        compared, facts["sentence"] = None, str(reason)
     if claim.comparison.of_values:
         # A floor measured as 0 would make a rounding error a change.
         spacing = 64 * float(np.spacing(max(abs(new.value), abs(old.value))))

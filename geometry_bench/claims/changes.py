@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from geometry_bench.geometry.displacement import Displacement, Folded, displacement
+from geometry_bench.geometry.displacement import Displacement, Folded, displacement, stands_out
 from geometry_bench.geometry.equivalence import Change
 from geometry_bench.geometry.openings import log_odds, mean_shares, openings
 from geometry_bench.geometry.resampling import jackknife_error
@@ -22,6 +22,13 @@ STATES, SCALES = "states", "scales"
 TOKENS, LOG_P = "tokens", "log_p"
 
 
+class UntestableError(Exception):
+    """Two estimates that cannot be compared; the message says why."""
+
+
+OTHER_PROMPTS = "they were not measured on the same prompts"
+
+
 class Comparison(Protocol):
     """Finds the change between two estimates of one case, made on the same prompts.
 
@@ -30,8 +37,12 @@ class Comparison(Protocol):
 
     of_values: ClassVar[bool]
 
-    def between(self, new: Estimate, old: Estimate, margin: float) -> Compared | None:
-        """The change, where changes up to ``margin`` do not matter; None where nothing can be tested."""
+    def between(self, new: Estimate, old: Estimate, margin: float) -> Compared:
+        """The change, where changes up to ``margin`` do not matter.
+
+        Raises:
+            UntestableError: nothing can be tested.
+        """
 
 
 @dataclass(frozen=True)
@@ -40,13 +51,13 @@ class ValueChange:
 
     of_values: ClassVar[bool] = True
 
-    def between(self, new: Estimate, old: Estimate, margin: float) -> Compared | None:
-        """None where the two were not resampled by the same units."""
+    def between(self, new: Estimate, old: Estimate, margin: float) -> Compared:
+        """Untestable where the two were not resampled by the same units."""
         if new.value is None or old.value is None or new.units is None or old.units is None:
-            return None
+            raise UntestableError("there is no error to test it by")
         paired = new.units.paired(old.units)
         if paired is None:
-            return None
+            raise UntestableError(OTHER_PROMPTS)
         ours, theirs = paired
         n = len(ours)
         change = Change(new.value - old.value, jackknife_error(ours - theirs), n - 1, n, margin, -margin)
@@ -59,8 +70,8 @@ class ContrastDisplacement:
 
     of_values: ClassVar[bool] = False
 
-    def between(self, new: Estimate, old: Estimate, margin: float) -> Compared | None:
-        """None where one of the two has no states, or they are of other prompts or blocks."""
+    def between(self, new: Estimate, old: Estimate, margin: float) -> Compared:
+        """Untestable where one of the two kept no states, they are of other prompts, or the old contrast is noise."""
         child, parent = folded(new), folded(old)
         if (
             child is None
@@ -68,7 +79,9 @@ class ContrastDisplacement:
             or new.sample != old.sample
             or child.contrasts.shape != parent.contrasts.shape
         ):
-            return None
+            raise UntestableError(OTHER_PROMPTS)
+        if not stands_out(parent):
+            raise UntestableError("the baseline's contrast cannot be told from noise, so that no share of it can be")
         found, folds = displacement(child, parent), len(parent.contrasts)
         n = len(old.sample.ids) if old.sample is not None else 0
         blocks = _blocks(old)
@@ -123,16 +136,16 @@ class OpeningShift:
     of_values: ClassVar[bool] = False
     harmful: bool
 
-    def between(self, new: Estimate, old: Estimate, margin: float) -> Compared | None:
-        """None where the parent opens its answers to both classes alike, or the prompts are others."""
+    def between(self, new: Estimate, old: Estimate, margin: float) -> Compared:
+        """Untestable where the old model opens its answers to both classes alike, or the prompts are others."""
         sample = old.sample
         if sample is None or new.sample != sample or not {TOKENS, LOG_P} <= old.arrays.keys() & new.arrays.keys():
-            return None
+            raise UntestableError(OTHER_PROMPTS)
         labels, folds = np.array(sample.classes) == HARMFUL, np.array(sample.folds)
         (ids, log_p), (new_ids, new_log_p) = ((one.arrays[TOKENS].array, one.arrays[LOG_P].array) for one in (old, new))
         tokens = openings(ids, log_p, labels)
         if not tokens:
-            return None
+            raise UntestableError("the baseline opens its answers to both classes alike")
         before, after = log_odds(ids, log_p, tokens), log_odds(new_ids, new_log_p, tokens)
         tested = labels if self.harmful else ~labels
 

@@ -107,6 +107,13 @@ def displacement(child: Folded, parent: Folded) -> Displacement:
         )
 
 
+def stands_out(contrast: Folded, errors: float = 3.0) -> bool:
+    """Whether the squared length, pooled over blocks, lies so many jackknife errors above 0."""
+    units = contrast.contrasts / contrast.spread[None, :, None]
+    lengths = _across_folds(_products(units, units).sum(axis=-1))
+    return bool(lengths[0] > errors * jackknife_error(lengths[1:]))
+
+
 def shared_part(changes: Folded) -> Jackknifed:
     """Share of the changes that is the same for all prompts, ‖D‖² / (‖D‖² + spread²), with ‖D‖² unbiased and pooled."""
     units = changes.contrasts / changes.spread[None, :, None]

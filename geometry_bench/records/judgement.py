@@ -236,6 +236,6 @@ _SENTENCES: Mapping[Reason, Callable[[Mapping[str, Fact]], str]] = {
     Reason.WITHIN_NOISE: lambda f: f"{_moved(f)}, within numerical noise {f['floor']:.1g}",
     Reason.WITHIN_MARGIN: lambda f: f"{_change(f)}: too small to matter",
     Reason.TOO_FEW_PROMPTS: lambda f: f"{_change(f)}: {_needed(f)}",
-    Reason.UNTESTED: lambda f: f"{_change(f)}: there is no error to test it by",
+    Reason.UNTESTED: lambda f: f"{_change(f)}: {f['sentence']}",
     Reason.BEYOND_MARGIN: lambda f: f"{_change(f)}: more than that",
 }

@@ -71,8 +71,8 @@ def _estimate(value: float, left_out: np.ndarray, details: Mapping[str, float]) 
     if not np.isfinite([value, *left_out]).all():
         raise NotApplicableError(
             Absence.UNDEFINED,
-            "the contrast of parent or child cannot be told from noise; draw more with --requests, or read requests that the "
-            "model understands",
+            "the contrast of parent or child cannot be told from noise; draw more with --requests, or read requests that "
+            "the model understands",
         )
     ids = [str(fold) for fold in range(len(left_out))]
     return Estimate.of(

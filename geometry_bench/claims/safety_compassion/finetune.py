@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from geometry_bench.claims.changes import ContrastDisplacement
+from geometry_bench.claims.changes import ContrastDisplacement, UntestableError
 from geometry_bench.claims.criteria import Above
 from geometry_bench.claims.model import Case, Claim, Estimates
 from geometry_bench.claims.safety_compassion.axes import BENIGN, SUFFERING, MessageSet, final_figure
@@ -130,9 +130,10 @@ def _at(run: Trajectory, step: float, name: str) -> tuple[float, float | None, f
     """A value at a step with the ends of its interval."""
     pair = run.pair(step)
     if name in CONTRASTS:
-        compared = ContrastDisplacement().between(*pair.estimates(name), margin=0.0)
-        if compared is None:
-            raise NotApplicableError(Absence.UNDEFINED, f"{name} cannot be compared between checkpoints")
+        try:
+            compared = ContrastDisplacement().between(*pair.estimates(name), margin=0.0)
+        except UntestableError as reason:
+            raise NotApplicableError(Absence.UNDEFINED, f"{name} of the checkpoints: {reason}") from None
         return tuple(compared.facts[one] for one in ("delta", "delta_low", "delta_high"))  # type: ignore[return-value]
     claim, _, key = READ[name].partition("[")
     estimate, _ = pair.estimates(claim, key.removesuffix("]"))
