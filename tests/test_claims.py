@@ -74,7 +74,7 @@ def planted() -> PlantedLab:
     axes["safety"] = with_cosine(axes["chenrezig"] / 3, 0.4, generator)
     axes["safety_strict"] = 5 * with_cosine(axes["safety"], 0.8, generator)
     axes["empty"] = with_cosine(axes["safety"], -0.3, generator)
-    axes |= {f"control:{i}": unit(generator) for i in range(40)}
+    axes |= {f"{kind}:{i}": unit(generator) for kind in ("control", "safety_control") for i in range(40)}
     axes |= {f"topic:{i}": with_cosine(axes["safety"], 0.95, generator) for i in range(24)}
     return PlantedLab(axes, noise=1e-4)
 
@@ -216,7 +216,7 @@ def test_value_equals_an_independent_computation(lab: Lab) -> None:
 
 @pytest.mark.parametrize("varied", [{"batch_size": 1}, {"batch_size": 64}, {"batch_size": 8, "padding": "left"}])
 def test_value_does_not_depend_on_batching(lab: Lab, varied: dict[str, Any]) -> None:
-    few = replace(lab.pack, controls=dict(list(lab.pack.controls.items())[:6]), safety_topics={})
+    few = replace(lab.pack, controls=dict(list(lab.pack.controls.items())[:6]), safety_controls={}, safety_topics={})
     ours, theirs = (
         CROSS.measure(Lab(lab.spec, lab.identity, few, CaptureSettings(progress=False, **more)), PAIR)["corrected"]
         for more in (varied, {})

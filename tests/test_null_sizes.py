@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
+import pytest
+from planted import measure, verdict
 from scipy import stats
 
 from geometry_bench.geometry.clusters import permuted_labels
 from geometry_bench.geometry.magnitude import peak_permutation_p, resampled_profiles
+from geometry_bench.records.estimates import Null
+from geometry_bench.records.judgement import ClaimVerdict
 
 LEVEL = 0.05
 
@@ -39,3 +46,54 @@ def test_the_distance_at_its_peak_is_found_where_there_is_one() -> None:
     profile, permuted = np.array([0.1, 0.9, 0.2]), np.random.default_rng(1).random((199, 3)) * 0.8
     assert peak_permutation_p(profile, permuted) == 1 / 200
     assert peak_permutation_p(permuted[0], permuted[:1]) == 1.0
+
+
+def test_a_further_draw_exceeds_the_null_as_often_as_it_says() -> None:
+    draws = np.random.default_rng(2).normal(size=(4000, 33))
+    nulls = [Null.of("", row[1:], row[0]) for row in draws]
+    above = np.mean([null is not None and row[0] > null.high for row, null in zip(draws, nulls, strict=True)])
+    assert above == pytest.approx(LEVEL, abs=3 * np.sqrt(LEVEL * 0.95 / 4000))
+
+
+# Controls as long as what they stand against
+
+GENERIC, FRAMEWORKS, SAFETY = 11.0, (63.0, 8.0), (97.0, 4.0)
+"""Words of the reference, and mean and standard deviation of those of controls and of safety prompts and theirs."""
+
+
+class WordsLab:
+    """State = message + words × a direction + the wording's own + noise: no prompt means anything."""
+
+    def __init__(self, seed: int, safety_controls: tuple[float, float]) -> None:
+        generator, messages, width = np.random.default_rng(seed), 8, 64
+        self.layers = 1
+        texts = [SimpleNamespace(id=str(number)) for number in range(messages)]
+        self.pack = SimpleNamespace(openings={}, messages={"benign": texts})
+        content = generator.normal(size=(messages, 1, width))
+        drawn = {"safety": SAFETY, "safety_strict": SAFETY}
+        drawn |= {f"control:{place}": FRAMEWORKS for place in range(42)}
+        drawn |= {f"safety_control:{place}": safety_controls for place in range(32)}
+        shift = np.eye(width)[0] / 20
+
+        def states(words: float) -> np.ndarray:
+            own = 0.35 * generator.normal(size=width)
+            noise: np.ndarray = 0.05 * generator.normal(size=content.shape)
+            return content + words * shift + own + noise
+
+        self._states = {"generic": states(GENERIC)}
+        self._states |= {name: states(generator.normal(*words)) for name, words in drawn.items()}
+
+    def states(self, messages: str, rendering: str) -> dict[str, Any]:
+        return self._states
+
+
+def test_an_unrelated_prompt_of_the_safety_prompts_length_is_no_second_safety_prompt() -> None:
+    """Two unrelated prompts of that length: held against shorter ones, they "agree" several times too often."""
+    trials, claim = 150, "safety.strict_agreement"
+
+    def holds(controls: tuple[float, float]) -> int:
+        labs = (WordsLab(seed, controls) for seed in range(trials))
+        return sum(verdict(claim, measure(claim, lab)) is ClaimVerdict.HOLDS for lab in labs)
+
+    assert not rejects_too_often(holds(SAFETY), trials)
+    assert holds(FRAMEWORKS) > 2 * LEVEL * trials

@@ -144,12 +144,13 @@ class Lab(Memo):
         """Every condition measured on a message set: name -> system text.
 
         The pack's own keys, ``bare:KEY`` (a framework without its opening formula), ``control:ID`` and, on the benign
-        messages only, ``topic:ID``.
+        messages only, ``safety_control:ID`` and ``topic:ID``.
         """
         texts = dict(self.pack.systems)
         texts |= {f"bare:{key}": without_opening(self.pack, key) for key in self.pack.openings}
         texts |= {f"control:{key}": text for key, text in self.pack.controls.items()}
         if messages == "benign":
+            texts |= {f"safety_control:{key}": text for key, text in self.pack.safety_controls.items()}
             texts |= {f"topic:{key}": text for key, text in self.pack.safety_topics.items()}
         return texts
 
@@ -167,7 +168,7 @@ class Lab(Memo):
                 for message in self.pack.messages[messages]
             ]
             for condition, text in self.conditions(messages).items()
-            if rendering == "corrected" or not condition.startswith(("control:", "topic:"))
+            if rendering == "corrected" or not condition.startswith(("control:", "safety_control:", "topic:"))
         }
 
     @remembered
@@ -333,6 +334,7 @@ class Lab(Memo):
             hash=required.inputs_hash(self.pack, self.request_settings),
             pack=self.pack.id if messages or not sets else REQUESTS,
             controls=self.pack.controls_from if messages or not sets else None,
+            safety_controls=self.pack.safety_controls_from if "benign" in messages else None,
             wording={name: self.pack.wording(name) for name in messages},
             messages=list(messages),
             requests=[RequestFacts(**self.request_settings.load(name).facts()) for name in sets],
@@ -370,6 +372,8 @@ class Lab(Memo):
     def _notes(self, prompts: Sequence[Encoded], required: Requirements) -> list[str]:
         cut = sum(prompt.truncated for prompt in prompts)
         notes = [f"{cut} prompts shortened to fit the model's context"] if cut else []
+        for name in required.messages:
+            notes += [f"{self.pack.id}: {note}" for note in self.pack.length_notes(name)]
         for name in (*required.messages, *required.sets):
             drawn = self.request_settings.load(name) if name in required.sets else None
             label = self.pack.id if drawn is None else drawn.name if drawn.origin != "pack" else "built-in requests"

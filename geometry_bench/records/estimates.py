@@ -53,7 +53,8 @@ class Null(Frozen):
         draws = draws[np.isfinite(draws)]
         if len(draws) < 2:
             return None
-        low, high = np.quantile(draws, [0.05, 0.95])
+        # One more draw exceeds this quantile in 5 % of cases, however few there are; the linear one of 32 draws, in 8 %.
+        low, high = np.quantile(draws, [0.05, 0.95], method="weibull")
         return cls(
             name=name,
             draws=len(draws),

@@ -146,19 +146,23 @@ def final_figure(published: PublishedSubject, messages: MessageSet, a: str, b: s
     return None if profile is None else profile[max(profile)]
 
 
-# Null distributions, all of axes of unrelated system prompts against the same reference.
+# Null distributions, all of axes of unrelated system prompts against the same reference, as long as what they replace.
+
+CONTROLS = "control:"
+SAFETY_CONTROLS = "safety_control:"
+"""Conditions of the length of the frameworks, and of that of the two safety prompts."""
 
 
 def control_pairs(axes: Axes, layer: int) -> Array:
     """Cosines of all pairs of control axes."""
-    return pair_cosines(axes.stacked("control:", layer))
+    return pair_cosines(axes.stacked(CONTROLS, layer))
 
 
-def control_partner(*kept: str) -> Draws:
+def control_partner(*kept: str, controls_of: str = CONTROLS) -> Draws:
     """Cosines of each control axis with the axes of the conditions that are kept: the other partner is replaced."""
 
     def draws(axes: Axes, layer: int) -> Array:
-        controls = axes.stacked("control:", layer)
+        controls = axes.stacked(controls_of, layer)
         return np.concatenate(
             [axes.arithmetic.cosine(controls, np.broadcast_to(axes[k][layer], controls.shape)) for k in kept]
         )
@@ -170,7 +174,7 @@ def control_groups(size: int, statistic: Callable[[Array], float]) -> Draws:
     """A statistic of ``size`` axes (size, width), drawn on random ordered groups of control axes."""
 
     def draws(axes: Axes, layer: int) -> Array:
-        controls = axes.stacked("control:", layer)
+        controls = axes.stacked(CONTROLS, layer)
         groups = random_subsets(len(controls), size, NULL_DRAWS, SEED)
         return np.array([statistic(controls[group]) for group in groups])
 

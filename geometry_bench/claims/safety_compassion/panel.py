@@ -128,7 +128,7 @@ CLAIMS: tuple[Claim, ...] = (
         measure=alignment_method,
         null="subjects or their alignment methods permuted",
         scope="panel",
-        requires=Requirements(system_role=True, messages=("benign",), conditions=("systems", "controls")),
+        requires=Requirements(system_role=True, messages=("benign",), conditions=("systems", "safety_controls")),
         cases=(
             Case("group_gap"),
             Case("correlation_final", ("final",)),

@@ -10,22 +10,24 @@ from geometry_bench.claims.criteria import Above
 from geometry_bench.claims.model import Case, Estimates
 from geometry_bench.claims.safety_compassion.axes import (
     BENIGN,
+    CONTROLS,
     PAIRS,
+    SAFETY_CONTROLS,
     SEED,
     SUFFERING,
     TRADITIONS,
     Axes,
+    Draws,
     Statistic,
     axis_estimate,
     both,
-    control_pairs,
     control_partner,
     pair_statistic,
     split_details,
 )
 from geometry_bench.claims.safety_compassion.compassion import secular_divergence_profile
 from geometry_bench.claims.safety_compassion.layers import analysis_layers, first_analysis_layer
-from geometry_bench.geometry.directions import FLOAT64, Array, cosine
+from geometry_bench.geometry.directions import FLOAT64, Array, cosine, pair_cosines
 from geometry_bench.geometry.dispersion import participation_ratio, spectrum
 from geometry_bench.labs.model import Lab
 from geometry_bench.published.subject import PublishedSubject
@@ -34,13 +36,18 @@ from geometry_bench.records.judgement import Answer, ClaimVerdict, Reason
 from geometry_bench.records.measurement import Absence, NotApplicableError
 
 
+def safety_replaced(*kept: str) -> Draws:
+    """Cosines with the axes that are kept when an unrelated prompt of its length stands in for the safety prompt."""
+    return control_partner(*kept, controls_of=SAFETY_CONTROLS)
+
+
 def compassion_alignment(lab: Lab, case: Case) -> Estimates:
     """Cosine of the safety axis with the compassion axis, which the source takes from ``chenrezig``."""
     return both(
         lab,
         BENIGN,
         pair_statistic("safety", "chenrezig"),
-        null=("chenrezig with unrelated system prompts", control_partner("chenrezig")),
+        null=("chenrezig with unrelated system prompts", safety_replaced("chenrezig")),
         details=lambda axes, layer: split_details(lab, BENIGN, "safety", "chenrezig"),
     )
 
@@ -50,14 +57,14 @@ def tradition_alignment(lab: Lab, case: Case) -> Estimates:
     (tradition,) = case.parameters
     if tradition != "unified":
         statistic = pair_statistic("safety", tradition)
-        null = (f"{tradition} with unrelated system prompts", control_partner(tradition))
+        null = (f"{tradition} with unrelated system prompts", safety_replaced(tradition))
     else:
 
         def statistic(axes: Axes) -> Array:
             return axes.arithmetic.cosine(axes["safety"], axes.mean(TRADITIONS))
 
         def unified_with_controls(axes: Axes, layer: int) -> Array:
-            return cosine(axes.stacked("control:", layer), axes.mean(TRADITIONS)[layer])
+            return cosine(axes.stacked(SAFETY_CONTROLS, layer), axes.mean(TRADITIONS)[layer])
 
         null = ("the unified axis with unrelated system prompts", unified_with_controls)
     return both(lab, BENIGN, statistic, null=null)
@@ -79,7 +86,7 @@ def baseline_sign(lab: Lab, case: Case) -> Estimates:
         lab,
         BENIGN,
         pair_statistic("safety", "empty"),
-        null=("the baseline with unrelated system prompts", control_partner("empty")),
+        null=("the baseline with unrelated system prompts", safety_replaced("empty")),
         details=lambda axes, layer: split_details(lab, BENIGN, "safety", "empty"),
     )
 
@@ -90,9 +97,9 @@ def strict_agreement(lab: Lab, case: Case) -> Estimates:
         lab,
         BENIGN,
         pair_statistic("safety", "safety_strict"),
-        null=("either safety prompt with unrelated system prompts", control_partner("safety", "safety_strict")),
+        null=("either safety prompt with unrelated system prompts", safety_replaced("safety", "safety_strict")),
         details=lambda axes, layer: (
-            {"control_pairs": float(control_pairs(axes, layer).mean())}
+            {"control_pairs": float(pair_cosines(axes.stacked(SAFETY_CONTROLS, layer)).mean())}
             | split_details(lab, BENIGN, "safety", "safety_strict")
         ),
     )
@@ -129,7 +136,7 @@ def layer_profile(lab: Lab, case: Case) -> Estimates:
     reduction = REDUCTIONS[kind]
 
     def control_profiles(axes: Axes, layer: int) -> Array:
-        names = [name for name in lab.conditions(BENIGN) if name.startswith("control:")]
+        names = [name for name in lab.conditions(BENIGN) if name.startswith(SAFETY_CONTROLS)]
         return np.array([reduction(axes.cosine(name, "empty"), lab.layers) for name in names])
 
     return both(
@@ -172,12 +179,12 @@ def dimensionality(lab: Lab, case: Case) -> Estimates:
         return np.array([_first_share(axes.stacked("topic:", layer)) for layer in range(lab.layers)])
 
     def permuted(axes: Axes, layer: int) -> Array:
-        topics, controls = axes.stacked("topic:", layer), axes.stacked("control:", layer)
+        topics, controls = axes.stacked("topic:", layer), axes.stacked(CONTROLS, layer)
         pool, generator = np.concatenate([topics, controls]), np.random.default_rng(SEED)
         return np.array([_first_share(pool[generator.permutation(len(pool))[: len(topics)]]) for _ in range(500)])
 
     def details(axes: Axes, layer: int) -> dict[str, float | None]:
-        topics, controls = axes.stacked("topic:", layer), axes.stacked("control:", layer)
+        topics, controls = axes.stacked("topic:", layer), axes.stacked(CONTROLS, layer)
         centred = topics - topics.mean(axis=0)
         return {
             "participation_ratio": participation_ratio(spectrum(topics)),
