@@ -23,11 +23,12 @@ from geometry_bench.claims.safety_compassion.axes import (
     both,
     control_partner,
     pair_statistic,
+    pairs_of,
     split_details,
 )
 from geometry_bench.claims.safety_compassion.compassion import secular_divergence_profile
 from geometry_bench.claims.safety_compassion.layers import analysis_layers, first_analysis_layer
-from geometry_bench.geometry.directions import FLOAT64, Array, cosine, pair_cosines
+from geometry_bench.geometry.directions import CROSS_FITTED, FLOAT64, Array, cross_cosine, cross_gram
 from geometry_bench.geometry.dispersion import participation_ratio, spectrum
 from geometry_bench.labs.model import Lab
 from geometry_bench.published.subject import PublishedSubject
@@ -49,6 +50,7 @@ def compassion_alignment(lab: Lab, case: Case) -> Estimates:
         pair_statistic("safety", "chenrezig"),
         null=("chenrezig with unrelated system prompts", safety_replaced("chenrezig")),
         details=lambda axes, layer: split_details(lab, BENIGN, "safety", "chenrezig"),
+        of=("safety", "chenrezig"),
     )
 
 
@@ -64,10 +66,11 @@ def tradition_alignment(lab: Lab, case: Case) -> Estimates:
             return axes.arithmetic.cosine(axes["safety"], axes.mean(TRADITIONS))
 
         def unified_with_controls(axes: Axes, layer: int) -> Array:
-            return cosine(axes.stacked(SAFETY_CONTROLS, layer), axes.mean(TRADITIONS)[layer])
+            return cross_cosine(axes.stacked(SAFETY_CONTROLS, layer), axes.mean(TRADITIONS)[layer])
 
         null = ("the unified axis with unrelated system prompts", unified_with_controls)
-    return both(lab, BENIGN, statistic, null=null)
+    others = TRADITIONS if tradition == "unified" else (tradition,)
+    return both(lab, BENIGN, statistic, null=null, of=("safety", *others))
 
 
 def _require_distinct_empty(lab: Lab) -> None:
@@ -88,6 +91,7 @@ def baseline_sign(lab: Lab, case: Case) -> Estimates:
         pair_statistic("safety", "empty"),
         null=("the baseline with unrelated system prompts", safety_replaced("empty")),
         details=lambda axes, layer: split_details(lab, BENIGN, "safety", "empty"),
+        of=("safety", "empty"),
     )
 
 
@@ -99,9 +103,10 @@ def strict_agreement(lab: Lab, case: Case) -> Estimates:
         pair_statistic("safety", "safety_strict"),
         null=("either safety prompt with unrelated system prompts", safety_replaced("safety", "safety_strict")),
         details=lambda axes, layer: (
-            {"control_pairs": float(pair_cosines(axes.stacked(SAFETY_CONTROLS, layer)).mean())}
+            {"control_pairs": float(pairs_of(cross_gram(axes.stacked(SAFETY_CONTROLS, layer))).mean())}
             | split_details(lab, BENIGN, "safety", "safety_strict")
         ),
+        of=("safety", "safety_strict"),
     )
 
 
@@ -156,6 +161,7 @@ def layer_profile(lab: Lab, case: Case) -> Estimates:
             ),
         },
         correlation=False,
+        of=("safety", "empty"),
     )
 
 
@@ -202,6 +208,7 @@ def dimensionality(lab: Lab, case: Case) -> Estimates:
             null=("labels permuted between safety prompts and unrelated ones", permuted),
             details=details,
             correlation=False,
+            arithmetic=FLOAT64,
         )
     }
 
@@ -242,7 +249,7 @@ def prompt_sensitivity(lab: Lab, case: Case) -> Estimates:
     swapped = axis_estimate(lab, "corrected", other, statistic)
     bare_states = dict(lab.states(messages, "corrected"))
     bare_states |= {k: bare_states[f"bare:{k}"] for k in lab.pack.openings}
-    bare = float(statistic(Axes(bare_states, FLOAT64))[-1]) if lab.pack.openings else None
+    bare = float(statistic(Axes(bare_states, CROSS_FITTED))[-1]) if lab.pack.openings else None
     assert base.units is not None
     recomputed = [*base.units.values, swapped.value, *([bare] if bare is not None else [])]
     if base.value is None or any(x is None for x in recomputed):
