@@ -11,6 +11,7 @@ from planted import measure, verdict
 from scipy import stats
 
 from geometry_bench.geometry.clusters import permuted_labels
+from geometry_bench.geometry.directions import cosine
 from geometry_bench.geometry.magnitude import peak_permutation_p, resampled_profiles
 from geometry_bench.records.estimates import Null
 from geometry_bench.records.judgement import ClaimVerdict
@@ -53,6 +54,31 @@ def test_a_further_draw_exceeds_the_null_as_often_as_it_says() -> None:
     nulls = [Null.of("", row[1:], row[0]) for row in draws]
     above = np.mean([null is not None and row[0] > null.high for row, null in zip(draws, nulls, strict=True)])
     assert above == pytest.approx(LEVEL, abs=3 * np.sqrt(LEVEL * 0.95 / 4000))
+
+
+def test_several_cases_of_one_claim_have_a_joint_level() -> None:
+    """Six pairs of four axes: one at least lies above its own 95 % in a quarter of draws, above the joint one in 5 %."""
+    generator, trials = np.random.default_rng(4), 1500
+    rows, columns = np.triu_indices(4, k=1)
+
+    def pairs(draws: int) -> np.ndarray:
+        axes = generator.normal(size=(draws, 4, 24))
+        cosines: np.ndarray = cosine(axes[:, rows], axes[:, columns])
+        return cosines
+
+    null, values = pairs(2000), pairs(trials)
+    found = Null.of("", null.reshape(-1), 0.0, null)
+    assert found is not None
+    assert found.any_percentile is not None
+    assert found.all_percentile is not None
+    percentiles = 100 * np.searchsorted(np.sort(null, axis=None), values) / null.size
+    assert np.mean((percentiles > 95).any(axis=1)) == pytest.approx(1 - 0.95**6, abs=0.04)
+    spread = 3 * np.sqrt(LEVEL * (1 - LEVEL) * (1 / trials + 1 / 2000))  # of the rate, and of the quantile
+    assert np.mean((percentiles > found.any_percentile).any(axis=1)) == pytest.approx(LEVEL, abs=spread)
+    assert np.mean((percentiles > found.all_percentile).all(axis=1)) == pytest.approx(LEVEL, abs=spread)
+    assert found.cases == 6
+    assert found.any_percentile > 98
+    assert found.all_percentile < 60
 
 
 # Controls as long as what they stand against

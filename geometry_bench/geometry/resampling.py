@@ -64,6 +64,19 @@ def percentile_interval(draws: Array, *, level: float = 0.95) -> Interval:
     return Interval(float(np.std(draws, ddof=1)), float(low), float(high))
 
 
+def family_percentiles(joint: Array, *, level: float = 0.05) -> tuple[float, float]:
+    """What percentile of its own null any one of several cases must exceed, and what all of them, at a joint level.
+
+    ``joint`` (draws, cases) are null values of all cases from the same draws. Any: the 1 − level quantile of the largest
+    percentile in a draw; all: that of the smallest (Westfall & Young 1993, single step, on the scale of percentiles).
+    """
+    values = np.asarray(joint, dtype=np.float64)
+    percentiles = 100 * (stats.rankdata(values, axis=0, method="min") - 1) / len(values)
+    ends = (np.quantile(of(axis=1), 1 - level, method="weibull") for of in (percentiles.max, percentiles.min))
+    any_of, all_of = (float(end) for end in ends)
+    return any_of, all_of
+
+
 @dataclass(frozen=True)
 class PairedDifference:
     """A difference of two estimates made on the same prompts."""

@@ -98,6 +98,7 @@ def axis_estimate(
     statistic: Statistic,
     *,
     null: tuple[str, Draws] | None = None,
+    joint: Draws | None = None,
     reduce: Callable[[Array], float] | None = None,
     layer: int | None = -1,
     label: str | None = None,
@@ -110,7 +111,8 @@ def axis_estimate(
 
     Undefined where an axis is no longer than its noise, with all messages or without one. The value is the statistic at
     ``layer`` (negative counts from the end), or ``reduce`` of the whole profile. The null is drawn for the corrected variant
-    alone: control prompts are not part of the source's procedure.
+    alone: control prompts are not part of the source's procedure. ``joint`` draws all cases of the claim together, (draws,
+    cases).
     """
     states = lab.states(messages, rendering)
     arithmetic = arithmetic or ARITHMETIC[rendering]
@@ -142,12 +144,16 @@ def axis_estimate(
         Units.of("message", [message.id for message in lab.pack.messages[messages]], left_out),
         block=block,
         curves={"profile": Curve.over_blocks(profile)},
-        null=Null.of(null[0], null[1](axes, shown), value) if null and rendering == "corrected" else None,
+        null=_null(null, joint, axes, shown, value) if null and rendering == "corrected" else None,
         label=label,
         details=more,
         notes=notes,
         arithmetic=arithmetic.name,
     )
+
+
+def _null(null: tuple[str, Draws], joint: Draws | None, axes: Axes, layer: int, value: float) -> Null | None:
+    return Null.of(null[0], null[1](axes, layer), value, joint(axes, layer) if joint is not None else None)
 
 
 def both(lab: Lab, messages: str, statistic: Statistic, **options: Any) -> dict[Rendering, Estimate]:
@@ -203,8 +209,8 @@ def control_partner(*kept: str, controls_of: str = CONTROLS) -> Draws:
     return draws
 
 
-def control_groups(size: int, statistic: Callable[[Array], float]) -> Draws:
-    """A statistic of the inner products (size, size) of axes, drawn on random ordered groups of control axes."""
+def control_groups(size: int, statistic: Callable[[Array], float | Array]) -> Draws:
+    """A statistic, or one for each case, of the inner products (size, size) of random ordered groups of control axes."""
 
     def draws(axes: Axes, layer: int) -> Array:
         gram = cross_gram(axes.stacked(CONTROLS, layer))

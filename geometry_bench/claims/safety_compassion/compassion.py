@@ -42,6 +42,7 @@ def cross_tradition(lab: Lab, case: Case) -> Estimates:
         SUFFERING,
         pair_statistic(a, b),
         null=("pairs of unrelated system prompts", control_pairs),
+        joint=control_groups(len(TRADITIONS), pairs_of),
         details=details,
         of=(a, b),
     )
@@ -127,9 +128,15 @@ def figure_tightest_pair(published: PublishedSubject, case: Case) -> float | Non
     return values[-1] - values[-2] if len(values) == len(PAIRS) else None
 
 
+def _each_with_the_mean_of_others(group: Array) -> Array:
+    count = len(group)
+    weights = np.concatenate([np.eye(count), (1 - np.eye(count)) / (count - 1)])
+    each: Array = np.diag(gram_cosines(weights @ group @ weights.T)[:count, count:])
+    return each
+
+
 def _first_with_the_mean_of_others(group: Array) -> float:
-    weights = np.array([[1.0, 0, 0, 0], [0, 1 / 3, 1 / 3, 1 / 3]])
-    return float(gram_cosines(weights @ group @ weights.T)[0, 1])
+    return float(_each_with_the_mean_of_others(group)[0])
 
 
 def unified_axis(lab: Lab, case: Case) -> Estimates:
@@ -153,6 +160,7 @@ def unified_axis(lab: Lab, case: Case) -> Estimates:
                 "an unrelated system prompt with the mean of three others",
                 control_groups(4, _first_with_the_mean_of_others),
             ),
+            joint=control_groups(len(TRADITIONS), _each_with_the_mean_of_others),
             details=lambda axes, layer: {"orthonormal_null": 0.0, "full_mean": float(full(axes)[layer])},
             of=TRADITIONS,
         ),

@@ -70,7 +70,16 @@ def tradition_alignment(lab: Lab, case: Case) -> Estimates:
 
         null = ("the unified axis with unrelated system prompts", unified_with_controls)
     others = TRADITIONS if tradition == "unified" else (tradition,)
-    return both(lab, BENIGN, statistic, null=null, of=("safety", *others))
+    return both(lab, BENIGN, statistic, null=null, joint=_each_tradition_with_controls, of=("safety", *others))
+
+
+def _each_tradition_with_controls(axes: Axes, layer: int) -> Array:
+    """Cosines (controls, cases) of unrelated prompts of the safety prompt's length with each tradition but the first, and
+    with the mean of all.
+    """
+    controls = axes.stacked(SAFETY_CONTROLS, layer)
+    others = [*(axes[name][layer] for name in TRADITIONS[1:]), axes.mean(TRADITIONS)[layer]]
+    return np.stack([cross_cosine(controls, other) for other in others], axis=1)
 
 
 def _require_distinct_empty(lab: Lab) -> None:
