@@ -143,8 +143,8 @@ class Lab(Memo):
     def conditions(self, messages: str) -> dict[str, str]:
         """Every condition measured on a message set: name -> system text.
 
-        The pack's own keys, ``bare:KEY`` (a framework without its opening formula), ``control:ID`` and, on the benign
-        messages only, ``safety_control:ID`` and ``topic:ID``.
+        The pack's keys, ``bare:KEY`` (without its opening formula), ``control:ID``; on the benign messages alone
+        ``safety_control:ID`` and ``topic:ID``.
         """
         texts = dict(self.pack.systems)
         texts |= {f"bare:{key}": without_opening(self.pack, key) for key in self.pack.openings}
@@ -217,8 +217,8 @@ class Lab(Memo):
     ) -> Requests:
         """Pooled block outputs of the requests drawn of a set.
 
-        Every pooling that claims of the run read is captured in one pass (``wanted``); others named in ``poolings`` are
-        added to it, at the price of another pass where the set has been captured already.
+        Every pooling that claims of the run read is captured in one pass (``wanted``); others named in ``poolings`` too, at
+        the price of another pass where the set has been captured already.
 
         Raises:
             GeometryBenchError: there is no such set.
@@ -372,8 +372,7 @@ class Lab(Memo):
     def _notes(self, prompts: Sequence[Encoded], required: Requirements) -> list[str]:
         cut = sum(prompt.truncated for prompt in prompts)
         notes = [f"{cut} prompts shortened to fit the model's context"] if cut else []
-        for name in required.messages:
-            notes += [f"{self.pack.id}: {note}" for note in self.pack.length_notes(name)]
+        notes += [f"{self.pack.id}: {note}" for name in required.messages for note in self.pack.length_notes(name)]
         for name in (*required.messages, *required.sets):
             drawn = self.request_settings.load(name) if name in required.sets else None
             label = self.pack.id if drawn is None else drawn.name if drawn.origin != "pack" else "built-in requests"
