@@ -45,9 +45,7 @@ GROUPED_AT_MOST = 2 * 1024**3
 
 @dataclass(frozen=True)
 class CaptureSettings:
-    """How forward passes are batched, by the names that ``capture`` has for it; none of it may change a value beyond
-    numerical noise.
-    """
+    """How forward passes are batched, by the names of ``capture``; none of it changes a value beyond numerical noise."""
 
     batch_size: int | None = None
     token_budget: int | None = None
