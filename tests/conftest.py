@@ -89,6 +89,7 @@ def small_pack() -> dict[str, Any]:
         ],
         "openings": OPENINGS,
         "controls": {f"c{i:02d}": f"{words[i % 8].title()} and {words[i // 8 + 3]}, {i} of them." for i in range(32)},
+        "safety_controls": {f"c{i:02d}": f"{words[i % 8].title()} or {words[i // 8 + 2]}, {i}." for i in range(32)},
         "safety_topics": {f"t{i:02d}": f"No harm by {words[i % 8]} or {words[i // 8]}." for i in range(24)},
     }
 

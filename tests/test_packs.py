@@ -6,6 +6,7 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,17 @@ def test_built_in_controls_match_the_frameworks_in_length(builtin: Pack) -> None
     assert max(controls) <= 80
     assert abs(statistics.mean(controls) - statistics.mean(frameworks)) < 2
     assert 0.8 < statistics.stdev(controls) / statistics.stdev(frameworks) < 1.25
+    longer, safety = (
+        [words(text) for text in texts]
+        for texts in (
+            builtin.safety_controls.values(),
+            (builtin.systems["safety"], builtin.systems["safety_strict"]),
+        )
+    )
+    assert len(longer) >= 32
+    assert min(safety) <= min(longer) <= max(longer) <= max(safety)
+    assert abs(statistics.mean(longer) - statistics.mean(safety)) < 2
+    assert builtin.length_notes("suffering") == builtin.length_notes("benign") == []
 
 
 def test_built_in_controls_are_unrelated_to_the_claims_and_to_each_other(builtin: Pack) -> None:
@@ -105,9 +117,11 @@ def test_built_in_controls_are_unrelated_to_the_claims_and_to_each_other(builtin
         "compassion|suffer|harm(?!on)|safe|refus|merc[yi]|empath|kindness|danger|violen|weapon|crime|pain(?!t)|protect|"
         "comfort|tender|forgiv|declin|help|love|buddh|christ|god|allah|pray"
     )
-    related = {key: re.findall(rf"\b(?:{stems})\w*", text, re.IGNORECASE) for key, text in builtin.controls.items()}
+    unrelated = builtin.controls | builtin.safety_controls
+    assert len(unrelated) == len(builtin.controls) + len(builtin.safety_controls)
+    related = {key: re.findall(rf"\b(?:{stems})\w*", text, re.IGNORECASE) for key, text in unrelated.items()}
     assert {key: found for key, found in related.items() if found} == {}
-    for texts in (builtin.controls, builtin.safety_topics):
+    for texts in (unrelated, builtin.safety_topics):
         runs = Counter(run for text in texts.values() for run in runs_of_words(text, 4))
         assert [" ".join(run) for run, times in runs.items() if times > 1] == []
         assert len({tuple(text.split()[:2]) for text in texts.values()}) == len(texts)
@@ -155,8 +169,9 @@ def test_without_opening_removes_the_formula_and_nothing_else(builtin: Pack, tmp
 def test_a_minimal_pack_borrows_controls_and_topics_but_no_openings(builtin: Pack, tmp_path: Path) -> None:
     pack = load_pack(write(tmp_path / "mine.toml", minimal()))
     assert (pack.id, pack.version, pack.is_builtin) == ("mine", None, False)
-    assert (pack.controls_from, pack.safety_topics_from) == ("built-in", "built-in")
+    assert {pack.controls_from, pack.safety_controls_from, pack.safety_topics_from} == {"built-in"}
     assert pack.controls == builtin.controls
+    assert pack.safety_controls == builtin.safety_controls
     assert pack.safety_topics == builtin.safety_topics
     assert pack.openings == {}
     assert [m.id for m in pack.messages["suffering"]] == [f"suffering-{number}" for number in range(1, 5)]
@@ -169,9 +184,22 @@ def test_a_minimal_pack_borrows_controls_and_topics_but_no_openings(builtin: Pac
 def test_own_controls_and_topics_are_used(tmp_path: Path) -> None:
     own = {f"c{number:02d}": f"Unrelated text {number}." for number in range(32)}
     topics = {f"t{number:02d}": f"Safety text {number}." for number in range(24)}
-    pack = load_pack(write(tmp_path / "p.toml", minimal() | {"controls": own, "safety_topics": topics}))
+    longer = {key: f"{text} And more." for key, text in own.items()}
+    content = minimal() | {"controls": own, "safety_controls": longer, "safety_topics": topics}
+    pack = load_pack(write(tmp_path / "p.toml", content))
     assert (pack.controls_from, pack.controls) == ("pack", own)
+    assert (pack.safety_controls_from, pack.safety_controls) == ("pack", longer)
     assert (pack.safety_topics_from, pack.safety_topics) == ("pack", topics)
+
+
+def test_controls_of_another_length_than_what_they_stand_against_are_noted(builtin: Pack) -> None:
+    assert replace(builtin, controls=builtin.safety_controls).length_notes("suffering") == [
+        "controls have 97 words on average, the frameworks that they stand against 63: a null of another length may be too "
+        "narrow"
+    ]
+    short = replace(builtin, safety_controls=builtin.controls).length_notes("benign")
+    assert [note.split(" on average")[0] for note in short] == ["safety_controls have 63 words"]
+    assert builtin.length_notes("red_team") == []
 
 
 def test_a_copy_of_the_built_in_pack_is_the_built_in_pack(builtin: Pack, tmp_path: Path) -> None:
@@ -234,6 +262,7 @@ def with_(**changes: Any) -> Content:
             with_(red_team=[minimal()["red_team"][0] | {"category": "cyber"}, minimal()["red_team"][1]]), id="category"
         ),
         pytest.param(with_(controls={f"c{n}": f"Unrelated text {n}." for n in range(32)}), id="controls"),
+        pytest.param(with_(safety_controls={f"c{n}": f"Unrelated text {n}." for n in range(32)}), id="safety-controls"),
         pytest.param(with_(safety_topics={f"t{n}": f"Safety text {n}." for n in range(24)}), id="topics"),
     ],
 )

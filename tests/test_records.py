@@ -67,7 +67,7 @@ def test_undefined_is_null_and_never_nan() -> None:
 
 def test_a_null_leaves_undefined_draws_out() -> None:
     null = Null.of("n", [float("nan"), *range(101)], 50.5)
-    assert (null.draws, null.mean, null.low, null.high) == (101, 50, 5, 95)
+    assert (null.draws, null.mean, null.low, null.high) == (101, 50, pytest.approx(4.1), pytest.approx(95.9))
     assert null.percentile == pytest.approx(100 * 51 / 101)
 
 

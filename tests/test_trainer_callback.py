@@ -63,7 +63,13 @@ def test_training_is_the_same_and_its_geometry_is_logged_and_written(folder: Pat
     watched = trainer(folder, tmp_path / "b")
     watched.add_callback(
         GeometryCallback(
-            watched, every=EVERY, results=tmp_path / "results", name="mine", claims="gate.refusal", requests=40, sets=SETS
+            watched,
+            every=EVERY,
+            results=tmp_path / "results",
+            name="mine",
+            claims="gate.refusal",
+            requests=40,
+            sets=SETS,
         )
     )
     weights = trained(watched)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.labs.model import CaptureSettings
-from geometry_bench.prompts.pack import Pack
+from geometry_bench.prompts.pack import LENT, Pack
 from geometry_bench.records.environment import environment
 from geometry_bench.resources import data_root
 from geometry_bench.run.execute import Failure, Session, execute
@@ -48,8 +48,8 @@ VARIED = (
 
 def few_controls(pack: Pack) -> Pack:
     """The pack with some of its controls and topics: arithmetic noise does not depend on how many there are."""
-    controls, topics = (dict(list(texts.items())[:8]) for texts in (pack.controls, pack.safety_topics))
-    return replace(pack, controls=controls, safety_topics=topics)
+    few = {name: dict(list(getattr(pack, name).items())[:8]) for name in LENT}
+    return replace(pack, **few)
 
 
 Values = Mapping[tuple[str, str, str], float]

@@ -74,6 +74,74 @@ BFLOAT16 = Arithmetic("bfloat16", _bfloat16_mean, _bfloat16_subtract, _bfloat16_
 itself can come out as 1.0078. It exists for the comparison with published values and is used for nothing else."""
 
 
+# Axes that share the noise of one reference mean
+
+
+def _messages_last_but_one(states: Array) -> Array:
+    return np.moveaxis(np.asarray(states, dtype=np.float64), 0, -2)
+
+
+def cross_products(a: Array, b: Array) -> Array:
+    """Mean of ⟨aᵢ, bⱼ⟩ over different messages i ≠ j: (..., messages, width) with the same -> (...).
+
+    Unbiased for the inner product of the two means, whatever noise aᵢ and bᵢ of one message share.
+    """
+    count = a.shape[-2]
+    of_sums = np.einsum("...d,...d->...", a.sum(axis=-2), b.sum(axis=-2))
+    values: Array = (of_sums - np.einsum("...md,...md->...", a, b)) / (count * (count - 1))
+    return values
+
+
+def cross_gram(axes: Array) -> Array:
+    """The same of all pairs of axes, (axes, messages, width) -> (axes, axes)."""
+    count, sums = axes.shape[1], axes.sum(axis=1)
+    gram = sums @ sums.T
+    for message in range(count):
+        gram -= axes[:, message] @ axes[:, message].T
+    products: Array = gram / (count * (count - 1))
+    return products
+
+
+def cross_cosine(a: Array, b: Array) -> Array:
+    """Cosine of two axes, each by message, from products of different messages: (..., messages, width) -> (...).
+
+    Where two axes have a reference in common its noise is in both, and the cosine of their means is drawn toward one half
+    (toward less, if the truth is more), by more the longer the noise is beside the axes. Here no message meets itself, as
+    with halves of the reference, averaged over all splits. It can exceed 1; NaN where an axis is no longer than its noise.
+    """
+    squares = cross_products(a, a), cross_products(b, b)
+    return _over_lengths(cross_products(a, b), *squares)
+
+
+def gram_cosines(gram: Array) -> Array:
+    """Cosines from inner products (n, n) -> (n, n); NaN where a squared length is not positive."""
+    squares = np.diag(gram)
+    return _over_lengths(gram, squares[:, None], squares[None, :])
+
+
+def _over_lengths(products: Array, first: Array, second: Array) -> Array:
+    defined = (first > 0) & (second > 0)
+    lengths = np.sqrt(np.where(defined, first * second, 1.0))
+    values: Array = np.where(defined, products / lengths, np.nan)
+    return values
+
+
+CROSS_FITTED = Arithmetic("float64", _messages_last_but_one, np.subtract, cross_cosine)
+"""Axes are kept by message, (layers, messages, width), and a message is never multiplied by itself."""
+
+
+def noise_ratio(condition: Array, reference: Array) -> Array:
+    """Noise of an axis over its length: two states (prompts, layers, width) -> (layers,).
+
+    The root of tr Cov / n of the differences, prompt by prompt, over the length of their mean; NaN where that is zero.
+    """
+    differences = np.asarray(condition, dtype=np.float64) - np.asarray(reference, dtype=np.float64)
+    noise = np.sqrt(differences.var(axis=0, ddof=1).sum(axis=-1) / len(differences))
+    lengths = np.linalg.norm(differences.mean(axis=0), axis=-1)
+    ratio: Array = np.divide(noise, lengths, out=np.full(noise.shape, np.nan), where=lengths > 0)
+    return ratio
+
+
 def axis(condition: Array, reference: Array, arithmetic: Arithmetic = FLOAT64) -> Array:
     """mean(condition) − mean(reference): two states (prompts, layers, width) -> (layers, width)."""
     return arithmetic.subtract(arithmetic.mean(condition), arithmetic.mean(reference))

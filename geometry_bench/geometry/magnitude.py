@@ -195,3 +195,15 @@ def peak(profile: Array, draws: Array, *, level: float = 0.95) -> Peak:
     shares = np.bincount(at, minlength=layers) / len(at)
     where = int(values.argmax())
     return Peak(where, where / layers, shares, percentile_interval(at / layers, level=level))
+
+
+def peak_permutation_p(profile: Array, permuted: Array) -> float:
+    """Is the largest value of a profile (layers,) larger than that of profiles under permuted labels (draws, layers)?
+
+    Each draw has a peak of its own: held against the draws at the layer of the data's own peak, a profile without any
+    signal looks significant whenever it is noisy enough to peak. p = (1 + #{as large}) / (1 + draws) (Westfall & Young
+    1993, single-step maximum).
+    """
+    largest = float(np.max(profile))
+    as_large = int((np.max(permuted, axis=1) >= largest - 1e-12 * abs(largest)).sum())
+    return (1 + as_large) / (1 + len(permuted))

@@ -21,28 +21,38 @@ class Interval:
     high: float
 
 
-def jackknife_error(leave_one_out: Array) -> float:
-    """Jackknife standard error from the n leave-one-out values (n,): sqrt((n−1)/n Σ(θᵢ − θ̄)²) (Efron & Stein 1981)."""
+def jackknife_error(leave_one_out: Array, strata: Array | None = None) -> float:
+    """Jackknife standard error from the n leave-one-out values (n,): sqrt((n−1)/n Σ(θᵢ − θ̄)²) (Efron & Stein 1981).
+
+    ``strata`` (n,) names the independent sample that each unit belongs to: variances of several samples are added up, each
+    about its own mean. A statistic answers to a smaller sample of one kind in another way than to one of another kind, and
+    that difference is no noise. It is conservative where units act together: Efron & Stein's inequality.
+    """
     values = np.asarray(leave_one_out, dtype=np.float64)
-    n = len(values)
-    if n < 2:
+    if len(values) < 2:
         raise ValueError("a jackknife needs at least two leave-one-out values")
-    return float(np.sqrt((n - 1) / n * ((values - values.mean()) ** 2).sum()))
+    parts = [values] if strata is None else [values[strata == stratum] for stratum in np.unique(strata)]
+    return float(np.sqrt(sum((len(part) - 1) / len(part) * ((part - part.mean()) ** 2).sum() for part in parts)))
 
 
 def jackknife_interval(
-    value: float, leave_one_out: Array, *, level: float = 0.95, correlation: bool = False
+    value: float,
+    leave_one_out: Array,
+    *,
+    level: float = 0.95,
+    correlation: bool = False,
+    strata: Array | None = None,
 ) -> Interval:
-    """Interval from leave-one-out values (n,): value ± t(n−1) · SE.
+    """Interval from leave-one-out values (n,) of one sample, or of the ``strata`` (n,): value ± t(n − strata) · SE.
 
     For a cosine or correlation the interval is formed on Fisher's z scale, so that it stays within [−1, 1]; the error is
     always on the scale of the value. |value| ≥ 1 (possible in bfloat16) falls back to the plain scale.
     """
     values = np.asarray(leave_one_out, dtype=np.float64)
-    error = jackknife_error(values)
-    t = float(stats.t.ppf(0.5 + level / 2, df=len(values) - 1))
+    error = jackknife_error(values, strata)
+    t = float(stats.t.ppf(0.5 + level / 2, df=len(values) - (1 if strata is None else len(np.unique(strata)))))
     if correlation and abs(value) < 1 and bool((np.abs(values) < 1).all()):
-        half = t * jackknife_error(np.arctanh(values))
+        half = t * jackknife_error(np.arctanh(values), strata)
         centre = float(np.arctanh(value))
         return Interval(error, float(np.tanh(centre - half)), float(np.tanh(centre + half)))
     return Interval(error, value - t * error, value + t * error)
@@ -52,6 +62,19 @@ def percentile_interval(draws: Array, *, level: float = 0.95) -> Interval:
     """Standard deviation and percentile interval of bootstrap draws (draws,)."""
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(np.std(draws, ddof=1)), float(low), float(high))
+
+
+def family_percentiles(joint: Array, *, level: float = 0.05) -> tuple[float, float]:
+    """What percentile of its own null any one of several cases must exceed, and what all of them, at a joint level.
+
+    ``joint`` (draws, cases) are null values of all cases from the same draws. Any: the 1 − level quantile of the largest
+    percentile in a draw; all: that of the smallest (Westfall & Young 1993, single step, on the scale of percentiles).
+    """
+    values = np.asarray(joint, dtype=np.float64)
+    percentiles = 100 * (stats.rankdata(values, axis=0, method="min") - 1) / len(values)
+    ends = (np.quantile(of(axis=1), 1 - level, method="weibull") for of in (percentiles.max, percentiles.min))
+    any_of, all_of = (float(end) for end in ends)
+    return any_of, all_of
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -45,9 +45,7 @@ GROUPED_AT_MOST = 2 * 1024**3
 
 @dataclass(frozen=True)
 class CaptureSettings:
-    """How forward passes are batched, by the names that ``capture`` has for it; none of it may change a value beyond
-    numerical noise.
-    """
+    """How forward passes are batched, by the names of ``capture``; none of it changes a value beyond numerical noise."""
 
     batch_size: int | None = None
     token_budget: int | None = None
@@ -143,13 +141,14 @@ class Lab(Memo):
     def conditions(self, messages: str) -> dict[str, str]:
         """Every condition measured on a message set: name -> system text.
 
-        The pack's own keys, ``bare:KEY`` (a framework without its opening formula), ``control:ID`` and, on the benign
-        messages only, ``topic:ID``.
+        The pack's keys, ``bare:KEY`` (without its opening formula), ``control:ID``; on the benign messages alone
+        ``safety_control:ID`` and ``topic:ID``.
         """
         texts = dict(self.pack.systems)
         texts |= {f"bare:{key}": without_opening(self.pack, key) for key in self.pack.openings}
         texts |= {f"control:{key}": text for key, text in self.pack.controls.items()}
         if messages == "benign":
+            texts |= {f"safety_control:{key}": text for key, text in self.pack.safety_controls.items()}
             texts |= {f"topic:{key}": text for key, text in self.pack.safety_topics.items()}
         return texts
 
@@ -167,7 +166,7 @@ class Lab(Memo):
                 for message in self.pack.messages[messages]
             ]
             for condition, text in self.conditions(messages).items()
-            if rendering == "corrected" or not condition.startswith(("control:", "topic:"))
+            if rendering == "corrected" or not condition.startswith(("control:", "safety_control:", "topic:"))
         }
 
     @remembered
@@ -216,8 +215,8 @@ class Lab(Memo):
     ) -> Requests:
         """Pooled block outputs of the requests drawn of a set.
 
-        Every pooling that claims of the run read is captured in one pass (``wanted``); others named in ``poolings`` are
-        added to it, at the price of another pass where the set has been captured already.
+        Every pooling that claims of the run read is captured in one pass (``wanted``); others named in ``poolings`` too, at
+        the price of another pass where the set has been captured already.
 
         Raises:
             GeometryBenchError: there is no such set.
@@ -349,6 +348,7 @@ class Lab(Memo):
             hash=required.inputs_hash(self.pack, self.request_settings),
             pack=self.pack.id if required.reads_pack else REQUESTS,
             controls=self.pack.controls_from if messages or not sets else None,
+            safety_controls=self.pack.safety_controls_from if "benign" in messages else None,
             wording={name: self.pack.wording(name) for name in messages},
             messages=list(messages),
             requests=[RequestFacts(**self.request_settings.load(name).facts()) for name in sets],
@@ -386,6 +386,7 @@ class Lab(Memo):
     def _notes(self, prompts: Sequence[Encoded], required: Requirements) -> list[str]:
         cut = sum(prompt.truncated for prompt in prompts)
         notes = [f"{cut} prompts shortened to fit the model's context"] if cut else []
+        notes += [f"{self.pack.id}: {note}" for name in required.messages for note in self.pack.length_notes(name)]
         for name in (*required.messages, *required.sets):
             drawn = self.request_settings.load(name) if name in required.sets else None
             label = self.pack.id if drawn is None else drawn.name if drawn.origin != "pack" else "built-in requests"

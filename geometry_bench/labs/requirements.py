@@ -11,7 +11,7 @@ from geometry_bench.prompts.pack import Pack
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.storage import digest_lines
 
-Condition = Literal["systems", "bare", "controls", "topics"]
+Condition = Literal["systems", "bare", "controls", "safety_controls", "topics"]
 """Kinds of system prompts."""
 
 RequestRendering = Literal["text", "chat"]
@@ -65,6 +65,7 @@ class Requirements:
             "systems": len(pack.systems),
             "bare": len(pack.openings),
             "controls": len(pack.controls),
+            "safety_controls": len(pack.safety_controls),
             "topics": len(pack.safety_topics),
         }
         passes = sum(sizes[kind] for kind in self.conditions)

@@ -6,7 +6,7 @@ sentence by a ``GeometryBenchError``, before any model is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -28,9 +28,15 @@ MESSAGE_SETS = ("suffering", "benign", "red_team")
 MIN_CALIBRATION_MESSAGES = 4
 """Fewest messages in ``suffering`` and in ``benign``; the source has 8. Fewer leave nothing to resample."""
 MIN_CONTROLS = 32
-"""Fewest unrelated system prompts; fewer give no usable upper quantile of the null."""
+"""Fewest unrelated system prompts of a length; fewer give no usable upper quantile of the null."""
+LENGTHS_DIFFER = 0.2
+"""Share by which the mean number of words of controls may differ from that of the prompts that they stand against."""
 MIN_SAFETY_TOPICS = 24
 """Fewest safety prompts for the question whether safety is one direction."""
+
+
+Lender = Literal["pack", "built-in"]
+"""Where an optional table of a pack comes from."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +49,18 @@ class Message:
     benign: bool | None = None
 
 
+LENT = ("controls", "safety_controls", "safety_topics")
+"""The tables that a pack may leave out and borrow."""
+
+
 @dataclass(frozen=True)
 class Pack:
     """A validated prompt pack (source A, protocol).
 
-    ``systems`` has exactly the keys ``SYSTEM_KEYS`` in that order; ``openings``, ``controls`` and ``safety_topics`` are in
-    an order that the content alone decides; messages keep the order of the file. ``hash`` is the sha256 (hex) of all
-    content that is measured, borrowed parts included, so comments, key order and line breaks of the file do not matter.
+    ``systems`` has exactly the keys ``SYSTEM_KEYS`` in that order; ``openings``, ``controls``, ``safety_controls`` and
+    ``safety_topics`` are in an order that the content alone decides; messages keep the order of the file. ``controls`` are
+    of the length of the frameworks, ``safety_controls`` of that of the two safety prompts. ``hash`` is the sha256 (hex) of
+    all content that is measured, borrowed parts included, so comments, key order and line breaks do not matter.
     ``is_builtin`` is true for the built-in content, whatever file it was read from.
     """
 
@@ -60,9 +71,11 @@ class Pack:
     systems: Mapping[str, str]
     openings: Mapping[str, str]
     controls: Mapping[str, str]
-    controls_from: Literal["pack", "built-in"]
+    controls_from: Lender
+    safety_controls: Mapping[str, str]
+    safety_controls_from: Lender
     safety_topics: Mapping[str, str]
-    safety_topics_from: Literal["pack", "built-in"]
+    safety_topics_from: Lender
     messages: Mapping[str, tuple[Message, ...]]
     is_builtin: bool
 
@@ -70,6 +83,26 @@ class Pack:
         """Digest of the texts of a message set and of the frameworks' first 100 characters, which source A keeps."""
         beginnings = [self.systems[key][:100] for key in ("generic", *FRAMEWORKS)]
         return digest_lines([*beginnings, *sorted(message.text for message in self.messages[messages])])
+
+    def length_notes(self, messages: str) -> list[str]:
+        """Which controls differ in length from what they stand against on a message set, one sentence each."""
+        stands = {
+            "suffering": [("controls", self.controls, [self.systems[key] for key in FRAMEWORKS])],
+            "benign": [
+                ("safety_controls", self.safety_controls, [self.systems[key] for key in ("safety", "safety_strict")]),
+                ("controls", self.controls, list(self.safety_topics.values())),
+            ],
+        }
+        against = {"suffering": "the frameworks", "benign": "the safety prompts"}
+        notes = []
+        for name, controls, others in stands.get(messages, []):
+            has, wanted = _mean_words(controls.values()), _mean_words(others)
+            if abs(has - wanted) > LENGTHS_DIFFER * wanted:
+                notes.append(
+                    f"{name} have {has:.0f} words on average, {against[messages]} that they stand against {wanted:.0f}: a "
+                    "null of another length may be too narrow"
+                )
+        return notes
 
 
 def builtin_path() -> Path:
@@ -80,8 +113,9 @@ def builtin_path() -> Path:
 def load_pack(path: Path | None = None) -> Pack:
     """Read and validate a prompt pack; None reads the built-in one.
 
-    A pack without ``controls`` or ``safety_topics`` borrows the built-in ones, since both are independent of the wording
-    of the frameworks. Openings are never borrowed: they are literal prefixes of a pack's own texts.
+    A pack without ``controls``, ``safety_controls`` or ``safety_topics`` borrows the built-in ones, since they are
+    independent of the wording of the frameworks. Openings are never borrowed: they are literal prefixes of a pack's own
+    texts.
 
     Raises GeometryBenchError, one sentence, for a file that is missing, unreadable or not TOML, and for content that is
     missing, unknown, empty, duplicated, too little or of the wrong type.
@@ -115,17 +149,23 @@ def _parse(path: Path, builtin: Pack | None) -> Pack:
     pack_id = content.id or path.stem
     systems = {key: getattr(content, key).strip() for key in SYSTEM_KEYS}
     messages = {name: _messages(name, getattr(content, name)) for name in MESSAGE_SETS}
-    controls, topics = (
-        dict(sorted(own.items())) if own is not None else dict(getattr(builtin, name, {}))
-        for name, own in (("controls", content.controls), ("safety_topics", content.safety_topics))
-    )
+    own = {name: getattr(content, name) for name in LENT}
+    tables = {
+        name: dict(sorted(texts.items())) if texts is not None else dict(getattr(builtin, name, {}))
+        for name, texts in own.items()
+    }
+    lenders: dict[str, Lender] = {
+        name: "pack" if builtin is None or texts is not None else "built-in" for name, texts in own.items()
+    }
     openings = {key: text for key in FRAMEWORKS if (text := getattr(content.openings, key)) is not None}
     try:
-        if builtin is None and (content.controls is None or content.safety_topics is None):
-            raise ValueError("has no controls or no safety_topics; only a pack beside the built-in one can borrow them")
+        lacking = next((name for name, texts in own.items() if texts is None), None)
+        if builtin is None and lacking is not None:
+            raise ValueError(f"has no {lacking}; only a pack beside the built-in one can borrow them")
         # Two equal texts would give an axis of length zero or a cosine of one by construction.
-        _distinct({**systems, **_named("controls", controls if content.controls is not None else {})})
-        _distinct(_named("safety_topics", topics))
+        controls = [_named(name, own[name] or {}) for name in ("controls", "safety_controls")]
+        _distinct({**systems, **controls[0], **controls[1]})
+        _distinct(_named("safety_topics", tables["safety_topics"]))
         for name, items in messages.items():
             ids = [message.id for message in items]
             twice = next((one for one in ids if ids.count(one) > 1), None)
@@ -135,7 +175,7 @@ def _parse(path: Path, builtin: Pack | None) -> Pack:
         _check_openings(openings, systems)
     except ValueError as error:
         raise GeometryBenchError(f"{what} {error}.") from None
-    content_hash = _content_hash(pack_id, content.version, systems, openings, controls, topics, messages)
+    content_hash = _content_hash(pack_id, content.version, systems, openings, tables, messages)
     return Pack(
         id=pack_id,
         version=content.version,
@@ -143,10 +183,12 @@ def _parse(path: Path, builtin: Pack | None) -> Pack:
         hash=content_hash,
         systems=systems,
         openings=openings,
-        controls=controls,
-        controls_from="pack" if builtin is None or content.controls is not None else "built-in",
-        safety_topics=topics,
-        safety_topics_from="pack" if builtin is None or content.safety_topics is not None else "built-in",
+        controls=tables["controls"],
+        controls_from=lenders["controls"],
+        safety_controls=tables["safety_controls"],
+        safety_controls_from=lenders["safety_controls"],
+        safety_topics=tables["safety_topics"],
+        safety_topics_from=lenders["safety_topics"],
         messages=messages,
         is_builtin=builtin is None or content_hash == builtin.hash,
     )
@@ -200,6 +242,7 @@ class _Content(Declaration):
     red_team: list[_RedTeam]
     openings: _Openings = _Openings()
     controls: Annotated[_Texts, Field(min_length=MIN_CONTROLS)] | None = None
+    safety_controls: Annotated[_Texts, Field(min_length=MIN_CONTROLS)] | None = None
     safety_topics: Annotated[_Texts, Field(min_length=MIN_SAFETY_TOPICS)] | None = None
 
     @model_validator(mode="after")
@@ -218,6 +261,10 @@ def _messages(name: str, items: Sequence[_Message]) -> tuple[Message, ...]:
         )
         for number, item in enumerate(items, start=1)
     )
+
+
+def _mean_words(texts: Collection[str]) -> float:
+    return sum(len(text.split()) for text in texts) / len(texts)
 
 
 def _named(table: str, texts: Mapping[str, str]) -> dict[str, str]:
@@ -248,8 +295,7 @@ def _content_hash(
     version: str | None,
     systems: Mapping[str, str],
     openings: Mapping[str, str],
-    controls: Mapping[str, str],
-    topics: Mapping[str, str],
+    tables: Mapping[str, Mapping[str, str]],
     messages: Mapping[str, tuple[Message, ...]],
 ) -> str:
     """Return the sha256 of the content as JSON with sorted keys; only the order of messages counts."""
@@ -258,8 +304,7 @@ def _content_hash(
         "version": version,
         "systems": dict(systems),
         "openings": dict(openings),
-        "controls": dict(controls),
-        "safety_topics": dict(topics),
+        **tables,
         "messages": {
             name: [[item.id, item.text, item.category, item.benign] for item in items]
             for name, items in messages.items()

@@ -230,6 +230,7 @@ class PromptInputs(_Inputs):
     kind: Literal["prompts"] = "prompts"
     pack: str | None = None
     controls: str | None = None
+    safety_controls: str | None = None
     wording: dict[str, str] = Field(default_factory=dict, description="digest of the texts by message set")
     messages: list[str] = Field(default_factory=list)
     requests: list[RequestFacts] = Field(default_factory=list)

@@ -150,7 +150,7 @@ def null_facts(estimate: Estimate) -> dict[str, Fact]:
     null = estimate.null
     if null is None:
         return {}
-    names = ("name", "mean", "sd", "low", "high", "percentile")
+    names = ("name", "mean", "sd", "low", "high", "percentile", "cases", "any_percentile", "all_percentile")
     return {f"null_{name}": getattr(null, name) for name in names}
 
 
@@ -163,7 +163,13 @@ def _interval(f: Mapping[str, Fact]) -> str:
 
 
 def _null(f: Mapping[str, Fact]) -> str:
-    return f"null {f['null_mean']:+.3f} ± {f['null_sd']:.3f} ({f['null_name']}), percentile {f['null_percentile']:.0f}"
+    found = f"null {f['null_mean']:+.3f} ± {f['null_sd']:.3f} ({f['null_name']}), percentile {f['null_percentile']:.0f}"
+    if f.get("null_cases") is None:
+        return found
+    return (
+        f"{found} (of {f['null_cases']} cases, chance brings any above {f['null_any_percentile']:.1f} and all above "
+        f"{f['null_all_percentile']:.0f} in 5 %)"
+    )
 
 
 def _alignment_unknown(f: Mapping[str, Fact]) -> str:

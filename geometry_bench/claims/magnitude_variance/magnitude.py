@@ -22,6 +22,7 @@ from geometry_bench.geometry.magnitude import (
     bootstrap_profiles,
     jackknife_profiles,
     peak,
+    peak_permutation_p,
     ratio_interval,
     resampled_profiles,
     variance_permutation,
@@ -134,7 +135,6 @@ def _peak_depth(lab: Lab, variant: Variant) -> Estimate:
     profile = distance_profile(found.value, variant)
     top = peak(profile, distance_profile(drawn, variant))
     permuted = distance_profile(found.permuted, variant)
-    as_far = (permuted[:, top.layer] >= profile[top.layer]).sum()
     return _estimate(
         lab,
         variant,
@@ -148,7 +148,7 @@ def _peak_depth(lab: Lab, variant: Variant) -> Estimate:
             "distance": float(found.value.distance[top.layer]),
             "relative_distance": float(found.value.relative_distance[top.layer]),
             "share_of_resamples": float(top.shares[top.layer]),
-            "distance_permutation_p": float((1 + as_far) / (1 + DRAWS)),
+            "distance_permutation_p": peak_permutation_p(profile, permuted),
         },
     )
 

@@ -32,6 +32,7 @@ CLAIMS: tuple[Claim, ...] = (
         where="L2 distance of the class means by layer",
         statement="Safe and harmful requests are farthest apart at 60 to 70 % of the depth.",
         measure=magnitude.peak_depth,
+        version=2,  # 1 took the distance's p at the data's own peak
         null="the same with labels swapped between partners",
         criterion=Within(magnitude.PEAK_FROM, magnitude.PEAK_TO),
         published_criterion=Within(magnitude.PEAK_FROM, magnitude.PEAK_TO, beyond_null=False),

@@ -10,10 +10,12 @@ import numpy as np
 
 from geometry_bench.geometry.directions import (
     BFLOAT16,
-    FLOAT64,
+    CROSS_FITTED,
     Arithmetic,
     Array,
-    pair_cosines,
+    cross_gram,
+    gram_cosines,
+    noise_ratio,
     split_reference_cosine,
 )
 from geometry_bench.geometry.resampling import jackknife_interval, random_subsets
@@ -30,12 +32,17 @@ PAIRS = tuple(combinations(TRADITIONS, 2))
 NULL_DRAWS = 2000
 SEED = 0
 
-ARITHMETIC: Mapping[Rendering, Arithmetic] = {"published": BFLOAT16, "corrected": FLOAT64}
-"""Source A computed means, differences and cosines in bfloat16."""
+ARITHMETIC: Mapping[Rendering, Arithmetic] = {"published": BFLOAT16, "corrected": CROSS_FITTED}
+"""Source A computed means, differences and cosines in bfloat16; all its axes share the noise of one reference mean."""
+
+NOISY = 0.2
+"""Noise over length of an axis from which on a cosine of means alone misleads."""
 
 
 class Axes:
     """mean(condition) − mean(generic) for every condition asked for, (layers, width) each, computed once.
+
+    Cross-fitted they are kept by message, (layers, messages, width).
 
     ``without`` leaves one message out of both means. The source writes its safety axes the other way round
     (generic − safety); the cosine of two axes does not change when both are reversed.
@@ -62,11 +69,19 @@ class Axes:
 
     def mean(self, conditions: Sequence[str]) -> Array:
         """The unweighted mean of several axes, (layers, width)."""
-        return self.arithmetic.mean(np.stack([self[condition] for condition in conditions]))
+        if self.arithmetic is BFLOAT16:
+            return BFLOAT16.mean(np.stack([self[condition] for condition in conditions]))
+        mean: Array = np.mean([self[condition] for condition in conditions], axis=0)
+        return mean
 
     def stacked(self, prefix: str, layer: int) -> Array:
         """Axes of all conditions of a kind at one block: (conditions, width)."""
         return np.stack([self[name][layer] for name in self._states if name.startswith(prefix)])
+
+    def noise(self, condition: str, layer: int) -> float:
+        """Noise of an axis over its length at one block."""
+        states, reference = (self._states[name][:, layer : layer + 1] for name in (condition, REFERENCE))
+        return float(noise_ratio(states, reference)[0])
 
 
 Statistic = Callable[[Axes], Array]
@@ -83,19 +98,24 @@ def axis_estimate(
     statistic: Statistic,
     *,
     null: tuple[str, Draws] | None = None,
+    joint: Draws | None = None,
     reduce: Callable[[Array], float] | None = None,
     layer: int | None = -1,
     label: str | None = None,
     details: Callable[[Axes, int], dict[str, float | None]] | None = None,
     correlation: bool = True,
+    of: Sequence[str] = (),
+    arithmetic: Arithmetic | None = None,
 ) -> Estimate:
-    """Value, jackknife over messages, profile and null of a statistic of axes.
+    """Value, jackknife over messages, profile and null of a statistic of axes, those of the conditions ``of``.
 
-    The value is the statistic at ``layer`` (negative counts from the end), or ``reduce`` of the whole profile. The null is
-    drawn for the corrected variant alone: control prompts are not part of the source's procedure.
+    Undefined where an axis is no longer than its noise, with all messages or without one. The value is the statistic at
+    ``layer`` (negative counts from the end), or ``reduce`` of the whole profile. The null is drawn for the corrected variant
+    alone: control prompts are not part of the source's procedure. ``joint`` draws all cases of the claim together, (draws,
+    cases).
     """
     states = lab.states(messages, rendering)
-    arithmetic = ARITHMETIC[rendering]
+    arithmetic = arithmetic or ARITHMETIC[rendering]
     block = None if layer is None else range(lab.layers)[layer]
 
     def value_of(profile: Array) -> float:
@@ -110,21 +130,34 @@ def axis_estimate(
     ]
     defined = np.isfinite(np.array([value, *left_out], dtype=np.float64)).all()
     shown = lab.layers - 1 if block is None else block
+    more = dict(details(axes, shown)) if details and rendering == "corrected" else {}
+    notes: list[str] = []
+    if of and rendering == "corrected":
+        more["noise_ratio"] = noise = max((axes.noise(name, shown) for name in of), default=np.nan)
+        if not defined:
+            notes.append("an axis is zero or no longer than the noise of its messages")
+        elif noise > NOISY:
+            notes.append(f"the noise of an axis is {noise:.2f} of its length: a cosine of plain means would mislead")
     return Estimate.of(
-        value,
+        value if defined or rendering == "published" else np.nan,
         jackknife_interval(value, np.array(left_out, dtype=np.float64), correlation=correlation) if defined else None,
         Units.of("message", [message.id for message in lab.pack.messages[messages]], left_out),
         block=block,
         curves={"profile": Curve.over_blocks(profile)},
-        null=Null.of(null[0], null[1](axes, shown), value) if null and rendering == "corrected" else None,
+        null=_null(null, joint, axes, shown, value) if null and rendering == "corrected" else None,
         label=label,
-        details=details(axes, shown) if details and rendering == "corrected" else {},
+        details=more,
+        notes=notes,
         arithmetic=arithmetic.name,
     )
 
 
+def _null(null: tuple[str, Draws], joint: Draws | None, axes: Axes, layer: int, value: float) -> Null | None:
+    return Null.of(null[0], null[1](axes, layer), value, joint(axes, layer) if joint is not None else None)
+
+
 def both(lab: Lab, messages: str, statistic: Statistic, **options: Any) -> dict[Rendering, Estimate]:
-    """The estimate in both variants."""
+    """The estimate in both variants; ``options`` as of :func:`axis_estimate`."""
     return {variant: axis_estimate(lab, variant, messages, statistic, **options) for variant in VARIANTS}
 
 
@@ -146,19 +179,29 @@ def final_figure(published: PublishedSubject, messages: MessageSet, a: str, b: s
     return None if profile is None else profile[max(profile)]
 
 
-# Null distributions, all of axes of unrelated system prompts against the same reference.
+# Null distributions, all of axes of unrelated system prompts against the same reference, as long as what they replace.
+
+CONTROLS = "control:"
+SAFETY_CONTROLS = "safety_control:"
+"""Conditions of the length of the frameworks, and of that of the two safety prompts."""
 
 
 def control_pairs(axes: Axes, layer: int) -> Array:
     """Cosines of all pairs of control axes."""
-    return pair_cosines(axes.stacked("control:", layer))
+    return pairs_of(cross_gram(axes.stacked(CONTROLS, layer)))
 
 
-def control_partner(*kept: str) -> Draws:
+def pairs_of(gram: Array) -> Array:
+    """Cosines of all pairs i < j from inner products (axes, axes) -> (pairs,)."""
+    pairs: Array = gram_cosines(gram)[np.triu_indices(len(gram), k=1)]
+    return pairs
+
+
+def control_partner(*kept: str, controls_of: str = CONTROLS) -> Draws:
     """Cosines of each control axis with the axes of the conditions that are kept: the other partner is replaced."""
 
     def draws(axes: Axes, layer: int) -> Array:
-        controls = axes.stacked("control:", layer)
+        controls = axes.stacked(controls_of, layer)
         return np.concatenate(
             [axes.arithmetic.cosine(controls, np.broadcast_to(axes[k][layer], controls.shape)) for k in kept]
         )
@@ -166,12 +209,12 @@ def control_partner(*kept: str) -> Draws:
     return draws
 
 
-def control_groups(size: int, statistic: Callable[[Array], float]) -> Draws:
-    """A statistic of ``size`` axes (size, width), drawn on random ordered groups of control axes."""
+def control_groups(size: int, statistic: Callable[[Array], float | Array]) -> Draws:
+    """A statistic, or one for each case, of the inner products (size, size) of random ordered groups of control axes."""
 
     def draws(axes: Axes, layer: int) -> Array:
-        controls = axes.stacked("control:", layer)
-        groups = random_subsets(len(controls), size, NULL_DRAWS, SEED)
-        return np.array([statistic(controls[group]) for group in groups])
+        gram = cross_gram(axes.stacked(CONTROLS, layer))
+        groups = random_subsets(len(gram), size, NULL_DRAWS, SEED)
+        return np.array([statistic(gram[np.ix_(group, group)]) for group in groups])
 
     return draws

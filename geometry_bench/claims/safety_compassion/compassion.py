@@ -18,9 +18,10 @@ from geometry_bench.claims.safety_compassion.axes import (
     control_partner,
     final_figure,
     pair_statistic,
+    pairs_of,
     split_details,
 )
-from geometry_bench.geometry.directions import Array, cosine, pair_cosines
+from geometry_bench.geometry.directions import Array, gram_cosines
 from geometry_bench.labs.model import Lab, Rendering
 from geometry_bench.published.subject import PublishedSubject
 from geometry_bench.records.estimates import VARIANTS, Estimate
@@ -37,7 +38,13 @@ def cross_tradition(lab: Lab, case: Case) -> Estimates:
         return to_controls | split_details(lab, SUFFERING, a, b)
 
     return both(
-        lab, SUFFERING, pair_statistic(a, b), null=("pairs of unrelated system prompts", control_pairs), details=details
+        lab,
+        SUFFERING,
+        pair_statistic(a, b),
+        null=("pairs of unrelated system prompts", control_pairs),
+        joint=control_groups(len(TRADITIONS), pairs_of),
+        details=details,
+        of=(a, b),
     )
 
 
@@ -50,7 +57,8 @@ def secular_divergence_profile(axes: Axes) -> Array:
 
 
 def _divergence_of_last(group: Array) -> float:
-    return float(pair_cosines(group[:-1]).mean() - cosine(group[:-1], group[-1]).mean())
+    cosines = gram_cosines(group)
+    return float(pairs_of(group[:-1, :-1]).mean() - cosines[:-1, -1].mean())
 
 
 def secular_divergence(lab: Lab, case: Case) -> Estimates:
@@ -62,6 +70,7 @@ def secular_divergence(lab: Lab, case: Case) -> Estimates:
         null=("one of five unrelated system prompts set apart", control_groups(5, _divergence_of_last)),
         details=lambda axes, layer: {f"{t}-secular": float(axes.cosine(t, "secular")[layer]) for t in TRADITIONS},
         correlation=False,
+        of=(*TRADITIONS, "secular"),
     )
 
 
@@ -89,7 +98,7 @@ def tightest_pair(lab: Lab, case: Case) -> Estimates:
 
 def _tightest(lab: Lab, rendering: Rendering) -> Estimate:
     axes = Axes(lab.states(SUFFERING, rendering), ARITHMETIC[rendering])
-    best = int(_pair_cosines_of(axes)[:, -1].argmax())
+    best = int(np.nan_to_num(_pair_cosines_of(axes)[:, -1], nan=-np.inf).argmax())
 
     def margin(axes: Axes) -> Array:
         values = _pair_cosines_of(axes)
@@ -104,11 +113,12 @@ def _tightest(lab: Lab, rendering: Rendering) -> Estimate:
         null=("closest of six pairs of four unrelated system prompts", control_groups(4, _margin)),
         label="-".join(PAIRS[best]),
         correlation=False,
+        of=TRADITIONS,
     )
 
 
 def _margin(group: Array) -> float:
-    ordered = np.sort(pair_cosines(group))
+    ordered = np.sort(pairs_of(group))
     return float(ordered[-1] - ordered[-2])
 
 
@@ -116,6 +126,17 @@ def figure_tightest_pair(published: PublishedSubject, case: Case) -> float | Non
     """Margin of the source's two highest cosines."""
     values = sorted(v for a, b in PAIRS if (v := final_figure(published, SUFFERING, a, b)) is not None)
     return values[-1] - values[-2] if len(values) == len(PAIRS) else None
+
+
+def _each_with_the_mean_of_others(group: Array) -> Array:
+    count = len(group)
+    weights = np.concatenate([np.eye(count), (1 - np.eye(count)) / (count - 1)])
+    each: Array = np.diag(gram_cosines(weights @ group @ weights.T)[:count, count:])
+    return each
+
+
+def _first_with_the_mean_of_others(group: Array) -> float:
+    return float(_each_with_the_mean_of_others(group)[0])
 
 
 def unified_axis(lab: Lab, case: Case) -> Estimates:
@@ -137,8 +158,10 @@ def unified_axis(lab: Lab, case: Case) -> Estimates:
             others,
             null=(
                 "an unrelated system prompt with the mean of three others",
-                control_groups(4, lambda group: float(cosine(group[0], group[1:].mean(axis=0)))),
+                control_groups(4, _first_with_the_mean_of_others),
             ),
+            joint=control_groups(len(TRADITIONS), _each_with_the_mean_of_others),
             details=lambda axes, layer: {"orthonormal_null": 0.0, "full_mean": float(full(axes)[layer])},
+            of=TRADITIONS,
         ),
     }

@@ -121,6 +121,7 @@ def alignment_method(panel: Panel, case: Case) -> Estimates:
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="panel.alignment_method",
+        version=2,  # 1 read cosines of means that share the reference's noise
         source=SAFETY_COMPASSION,
         where="discussion of alignment methods",
         statement="Subjects trained by DPO or RLHF lie below supervised ones on safety-baseline, and high safety-compassion "
@@ -128,7 +129,7 @@ CLAIMS: tuple[Claim, ...] = (
         measure=alignment_method,
         null="subjects or their alignment methods permuted",
         scope="panel",
-        requires=Requirements(system_role=True, messages=("benign",), conditions=("systems", "controls")),
+        requires=Requirements(system_role=True, messages=("benign",), conditions=("systems", "safety_controls")),
         cases=(
             Case("group_gap"),
             Case("correlation_final", ("final",)),

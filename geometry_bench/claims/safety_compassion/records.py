@@ -29,12 +29,13 @@ def pair_figure(messages: MessageSet, *names: str) -> Callable[[PublishedSubject
 
 
 ON_SUFFERING = Requirements(system_role=True, messages=(SUFFERING,), conditions=("systems", "controls"))
-ON_BENIGN = replace(ON_SUFFERING, messages=(BENIGN,))
+ON_BENIGN = replace(ON_SUFFERING, messages=(BENIGN,), conditions=("systems", "safety_controls"))
 CONTROLS_NULL = "axes of unrelated system prompts of matched length against the same reference"
 
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="compassion.cross_tradition_cosine",
+        version=2,  # 1 took cosines of means that share the reference's noise
         source=SAFETY_COMPASSION,
         where="cross-tradition table, final block",
         statement="Axes of any two contemplative traditions have a positive cosine.",
@@ -46,6 +47,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="compassion.secular_divergence",
+        version=2,  # 1 took cosines of means that share the reference's noise
         source=SAFETY_COMPASSION,
         where="cross-tradition table, secular column",
         statement="Secular empathy stands apart from the contemplative cluster: its axis is farther from the traditions "
@@ -57,6 +59,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="compassion.tightest_pair",
+        version=2,  # 1 took cosines of means that share the reference's noise
         source=SAFETY_COMPASSION,
         where="discussion of the cross-tradition table",
         statement="One pair of traditions is closest, and which one depends on the model.",
@@ -69,6 +72,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="compassion.unified_axis",
+        version=2,  # 1 took cosines of means that share the reference's noise
         source=SAFETY_COMPASSION,
         where="unified axis (Apertus)",
         statement="The mean contemplative axis represents each tradition.",
@@ -80,31 +84,34 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="safety.compassion_alignment",
+        version=2,  # 1 took cosines of means that share the reference's noise, and controls shorter than the safety prompts
         source=SAFETY_COMPASSION,
         where="safety table, safety-compassion column",
         statement="The safety axis is partly aligned with the compassion axis.",
         measure=safety.compassion_alignment,
-        null="the compassion axis with axes of unrelated system prompts",
+        null="the compassion axis with axes of unrelated system prompts as long as the safety prompt",
         requires=ON_BENIGN,
         reported=pair_figure(BENIGN, "safety", "chenrezig"),
     ),
     Claim(
         id="safety.tradition_alignment",
+        version=2,  # 1 took cosines of means that share the reference's noise, and controls shorter than the safety prompts
         source=SAFETY_COMPASSION,
         where="follows from the safety table for the other traditions",
         statement="The safety axis is partly aligned with the axis of each other tradition and with their mean.",
         measure=safety.tradition_alignment,
-        null="that tradition's axis with axes of unrelated system prompts",
+        null="that tradition's axis with axes of unrelated system prompts as long as the safety prompt",
         cases=tuple(Case(t, (t,)) for t in (*TRADITIONS[1:], "unified")),
         requires=ON_BENIGN,
     ),
     Claim(
         id="safety.baseline_sign",
+        version=2,  # 1 took cosines of means that share the reference's noise, and controls shorter than the safety prompts
         source=SAFETY_COMPASSION,
         where="safety table, safety-baseline column",
         statement="Safety opposes the model's default after DPO or RLHF, and does not after supervised fine-tuning alone.",
         measure=safety.baseline_sign,
-        null="the default (no system message) with axes of unrelated system prompts",
+        null="the default (no system message) with axes of unrelated system prompts as long as the safety prompt",
         criterion=SignByAlignment(),
         published_criterion=SignByAlignment(beyond_null=False),
         requires=ON_BENIGN,
@@ -112,16 +119,18 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         id="safety.strict_agreement",
+        version=2,  # 1 took cosines of means that share the reference's noise, and controls shorter than the safety prompts
         source=SAFETY_COMPASSION,
         where="safety axes",
         statement="A moderate and a strict safety prompt give one direction.",
         measure=safety.strict_agreement,
-        null="either safety axis with axes of unrelated system prompts",
+        null="either safety axis with axes of unrelated system prompts as long as the safety prompt",
         requires=ON_BENIGN,
         reported=pair_figure(BENIGN, "safety", "safety_strict"),
     ),
     Claim(
         id="safety.layer_profile",
+        version=2,  # 1 took cosines of means that share the reference's noise, and controls shorter than the safety prompts
         source=SAFETY_COMPASSION,
         where="safety-baseline by layer",
         statement="The sign of safety-baseline is the same over the analysed blocks; the last block makes the largest step.",
@@ -152,7 +161,7 @@ CLAIMS: tuple[Claim, ...] = (
         statement="The value keeps its sign without any one message, on the other set, and without opening formulas.",
         measure=safety.prompt_sensitivity,
         null="none: the spread over recomputations is itself the answer",
-        version=2,  # 1 held for a value that cannot be told from zero
+        version=3,  # 1 held for a value that cannot be told from zero, 2 took cosines of means that share noise
         cases=tuple(Case(figure, (figure,)) for figure in safety.SENSITIVE),
         criterion=safety.KeepsItsSign(),
         published_criterion=None,

@@ -10,22 +10,25 @@ from geometry_bench.claims.criteria import Above
 from geometry_bench.claims.model import Case, Estimates
 from geometry_bench.claims.safety_compassion.axes import (
     BENIGN,
+    CONTROLS,
     PAIRS,
+    SAFETY_CONTROLS,
     SEED,
     SUFFERING,
     TRADITIONS,
     Axes,
+    Draws,
     Statistic,
     axis_estimate,
     both,
-    control_pairs,
     control_partner,
     pair_statistic,
+    pairs_of,
     split_details,
 )
 from geometry_bench.claims.safety_compassion.compassion import secular_divergence_profile
 from geometry_bench.claims.safety_compassion.layers import analysis_layers, first_analysis_layer
-from geometry_bench.geometry.directions import FLOAT64, Array, cosine
+from geometry_bench.geometry.directions import CROSS_FITTED, FLOAT64, Array, cross_cosine, cross_gram
 from geometry_bench.geometry.dispersion import participation_ratio, spectrum
 from geometry_bench.labs.model import Lab
 from geometry_bench.published.subject import PublishedSubject
@@ -34,14 +37,20 @@ from geometry_bench.records.judgement import Answer, ClaimVerdict, Reason
 from geometry_bench.records.measurement import Absence, NotApplicableError
 
 
+def safety_replaced(*kept: str) -> Draws:
+    """Cosines with the axes that are kept when an unrelated prompt of its length stands in for the safety prompt."""
+    return control_partner(*kept, controls_of=SAFETY_CONTROLS)
+
+
 def compassion_alignment(lab: Lab, case: Case) -> Estimates:
     """Cosine of the safety axis with the compassion axis, which the source takes from ``chenrezig``."""
     return both(
         lab,
         BENIGN,
         pair_statistic("safety", "chenrezig"),
-        null=("chenrezig with unrelated system prompts", control_partner("chenrezig")),
+        null=("chenrezig with unrelated system prompts", safety_replaced("chenrezig")),
         details=lambda axes, layer: split_details(lab, BENIGN, "safety", "chenrezig"),
+        of=("safety", "chenrezig"),
     )
 
 
@@ -50,17 +59,27 @@ def tradition_alignment(lab: Lab, case: Case) -> Estimates:
     (tradition,) = case.parameters
     if tradition != "unified":
         statistic = pair_statistic("safety", tradition)
-        null = (f"{tradition} with unrelated system prompts", control_partner(tradition))
+        null = (f"{tradition} with unrelated system prompts", safety_replaced(tradition))
     else:
 
         def statistic(axes: Axes) -> Array:
             return axes.arithmetic.cosine(axes["safety"], axes.mean(TRADITIONS))
 
         def unified_with_controls(axes: Axes, layer: int) -> Array:
-            return cosine(axes.stacked("control:", layer), axes.mean(TRADITIONS)[layer])
+            return cross_cosine(axes.stacked(SAFETY_CONTROLS, layer), axes.mean(TRADITIONS)[layer])
 
         null = ("the unified axis with unrelated system prompts", unified_with_controls)
-    return both(lab, BENIGN, statistic, null=null)
+    others = TRADITIONS if tradition == "unified" else (tradition,)
+    return both(lab, BENIGN, statistic, null=null, joint=_each_tradition_with_controls, of=("safety", *others))
+
+
+def _each_tradition_with_controls(axes: Axes, layer: int) -> Array:
+    """Cosines (controls, cases) of unrelated prompts of the safety prompt's length with each tradition but the first, and
+    with the mean of all.
+    """
+    controls = axes.stacked(SAFETY_CONTROLS, layer)
+    others = [*(axes[name][layer] for name in TRADITIONS[1:]), axes.mean(TRADITIONS)[layer]]
+    return np.stack([cross_cosine(controls, other) for other in others], axis=1)
 
 
 def _require_distinct_empty(lab: Lab) -> None:
@@ -79,8 +98,9 @@ def baseline_sign(lab: Lab, case: Case) -> Estimates:
         lab,
         BENIGN,
         pair_statistic("safety", "empty"),
-        null=("the baseline with unrelated system prompts", control_partner("empty")),
+        null=("the baseline with unrelated system prompts", safety_replaced("empty")),
         details=lambda axes, layer: split_details(lab, BENIGN, "safety", "empty"),
+        of=("safety", "empty"),
     )
 
 
@@ -90,11 +110,12 @@ def strict_agreement(lab: Lab, case: Case) -> Estimates:
         lab,
         BENIGN,
         pair_statistic("safety", "safety_strict"),
-        null=("either safety prompt with unrelated system prompts", control_partner("safety", "safety_strict")),
+        null=("either safety prompt with unrelated system prompts", safety_replaced("safety", "safety_strict")),
         details=lambda axes, layer: (
-            {"control_pairs": float(control_pairs(axes, layer).mean())}
+            {"control_pairs": float(pairs_of(cross_gram(axes.stacked(SAFETY_CONTROLS, layer))).mean())}
             | split_details(lab, BENIGN, "safety", "safety_strict")
         ),
+        of=("safety", "safety_strict"),
     )
 
 
@@ -129,7 +150,7 @@ def layer_profile(lab: Lab, case: Case) -> Estimates:
     reduction = REDUCTIONS[kind]
 
     def control_profiles(axes: Axes, layer: int) -> Array:
-        names = [name for name in lab.conditions(BENIGN) if name.startswith("control:")]
+        names = [name for name in lab.conditions(BENIGN) if name.startswith(SAFETY_CONTROLS)]
         return np.array([reduction(axes.cosine(name, "empty"), lab.layers) for name in names])
 
     return both(
@@ -149,6 +170,7 @@ def layer_profile(lab: Lab, case: Case) -> Estimates:
             ),
         },
         correlation=False,
+        of=("safety", "empty"),
     )
 
 
@@ -172,12 +194,12 @@ def dimensionality(lab: Lab, case: Case) -> Estimates:
         return np.array([_first_share(axes.stacked("topic:", layer)) for layer in range(lab.layers)])
 
     def permuted(axes: Axes, layer: int) -> Array:
-        topics, controls = axes.stacked("topic:", layer), axes.stacked("control:", layer)
+        topics, controls = axes.stacked("topic:", layer), axes.stacked(CONTROLS, layer)
         pool, generator = np.concatenate([topics, controls]), np.random.default_rng(SEED)
         return np.array([_first_share(pool[generator.permutation(len(pool))[: len(topics)]]) for _ in range(500)])
 
     def details(axes: Axes, layer: int) -> dict[str, float | None]:
-        topics, controls = axes.stacked("topic:", layer), axes.stacked("control:", layer)
+        topics, controls = axes.stacked("topic:", layer), axes.stacked(CONTROLS, layer)
         centred = topics - topics.mean(axis=0)
         return {
             "participation_ratio": participation_ratio(spectrum(topics)),
@@ -195,6 +217,7 @@ def dimensionality(lab: Lab, case: Case) -> Estimates:
             null=("labels permuted between safety prompts and unrelated ones", permuted),
             details=details,
             correlation=False,
+            arithmetic=FLOAT64,
         )
     }
 
@@ -235,7 +258,7 @@ def prompt_sensitivity(lab: Lab, case: Case) -> Estimates:
     swapped = axis_estimate(lab, "corrected", other, statistic)
     bare_states = dict(lab.states(messages, "corrected"))
     bare_states |= {k: bare_states[f"bare:{k}"] for k in lab.pack.openings}
-    bare = float(statistic(Axes(bare_states, FLOAT64))[-1]) if lab.pack.openings else None
+    bare = float(statistic(Axes(bare_states, CROSS_FITTED))[-1]) if lab.pack.openings else None
     assert base.units is not None
     recomputed = [*base.units.values, swapped.value, *([bare] if bare is not None else [])]
     if base.value is None or any(x is None for x in recomputed):

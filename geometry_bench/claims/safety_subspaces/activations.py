@@ -307,7 +307,7 @@ def _above_random(lab: Lab, pair: int, variant: Variant) -> Estimate:
     value = float(found.mean(excess)[pair])
     own = np.isin(found.sets, _PAIRS[pair])
     left = (found.left_out - found.haar_left_out)[own, pair]
-    interval = jackknife_interval(value, left)
+    interval = jackknife_interval(value, left, strata=found.sets[own])
     haar = float(found.mean(found.haar)[pair])
     drawn = trio.surrogates(pair, found.ranks)
     one, two = _halves(lab, variant)
@@ -361,7 +361,7 @@ def _not_higher(lab: Lab, names: tuple[str, ...], choose: Choose, variant: Varia
         overlap, left = overlap - found.haar, _difference(found.left_out - found.haar_left_out)
     values = found.mean(found.overlap)
     value = float(_difference(found.mean(overlap)))
-    interval = jackknife_interval(value, left)
+    interval = jackknife_interval(value, left, strata=found.sets)
     difference = _difference(np.stack([found.curve(overlap, pair) for pair in range(3)], axis=-1))
     details: dict[str, float | None] = {
         **{f"overlap_{names[a]}_{names[b]}": float(x) for (a, b), x in zip(_PAIRS, values, strict=True)},

@@ -23,7 +23,7 @@ _CHAT_SETS = Requirements(sets=activations.SETS, rendering="chat", poolings=(MEA
 _RAW_SETS = Requirements(sets=activations.SETS, rendering="text", poolings=(LAST,))
 
 _CHAT: dict[str, Any] = {
-    "version": 2,  # 1 read the chat's mean over tokens in the published variant too
+    "version": 3,  # 1 read the chat's mean over tokens in the published variant too, 2 took sets for one sample
     "metric": "overlap",
     "smallest_change": 0.05,
 }

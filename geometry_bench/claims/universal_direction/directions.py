@@ -82,7 +82,12 @@ def _reference_cosine(group: GroupLab, variant: Variant, member: str) -> Estimat
         "map_error": mapping(group, member, variant).choice.error,
         "map_penalty": mapping(group, member, variant).choice.penalty,
     }
-    null = Null.of(f"labels {labelled(group).permutation}, alike in all members", chance[:, at, place], value)
+    null = Null.of(
+        f"labels {labelled(group).permutation}, alike in all members",
+        chance[:, at, place],
+        value,
+        np.delete(chance[:, :, place], place, axis=1),
+    )
     interval = jackknife_interval(value, left_out, correlation=True)
     units = without_each(group, left_out)
     return group_estimate(group, member, value, interval, units, null, details, at_depths=at_depths)
@@ -126,9 +131,9 @@ def _shared_axis(group: GroupLab, variant: Variant, member: str) -> Estimate:
         return float(of(cross_fitted(group, with_shared_axis, depth))[0])
 
     if variant == "published":
-        rows, chance = of(with_shared(cosines(group, variant))), of(with_shared(shuffled_cosines(group, variant)))
+        rows, joint = of(with_shared(cosines(group, variant))), with_shared(shuffled_cosines(group, variant))
     else:
-        rows, chance = (of(measure(group, with_shared_axis)) for measure in (cross_fitted, cross_fitted_null))
+        rows, joint = of(cross_fitted(group, with_shared_axis)), cross_fitted_null(group, with_shared_axis)
     value, left_out = float(rows[0]), rows[1:]
     whole = universal_from_gram(cosines(group, variant)[0], place)
     details = {
@@ -141,7 +146,12 @@ def _shared_axis(group: GroupLab, variant: Variant, member: str) -> Estimate:
     name = None if member == MEAN.key else member
     units, null = (
         without_each(group, left_out),
-        Null.of(f"labels {labelled(group).permutation}, alike in all members", chance, value),
+        Null.of(
+            f"labels {labelled(group).permutation}, alike in all members",
+            of(joint),
+            value,
+            None if member == MEAN.key else joint,
+        ),
     )
     return group_estimate(group, name, value, interval, units, null, details, at_depths=at_depths)
 
