@@ -301,4 +301,4 @@ def test_the_opening_lines_say_what_is_used(tmp_path: Path, tiny: Path) -> None:
     assert "maths" in lines[1]
     assert lines[1].endswith("from requests.toml")
     (alone,) = (line for line in opening(Bench(Request(specs=(SubjectSpec(str(tiny)),)))) if line.startswith("prompts"))
-    assert alone == f"prompts: {load_pack().id} {load_pack().hash[:12]}, controls pack"
+    assert alone == f"prompts {load_pack().id} {load_pack().hash[:12]}, controls pack"

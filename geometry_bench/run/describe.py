@@ -52,8 +52,8 @@ def _prompts(bench: Bench) -> Iterator[str]:
         subjects.setdefault(target.own, []).append(target.id)
     for own in subjects or {None: []}:
         found = prompts.of(own)
-        of = f" of {', '.join(subjects[own])}" if len(subjects) > 1 else ""
-        yield f"prompts{of}: {found.pack.id} {found.pack.hash[:12]}, controls {found.pack.controls_from}{_sets(found)}"
+        of = f" of {', '.join(subjects[own])}:" if len(subjects) > 1 else ""
+        yield f"prompts{of} {found.pack.id} {found.pack.hash[:12]}, controls {found.pack.controls_from}{_sets(found)}"
 
 
 def _sets(prompts: Prompts) -> str:
