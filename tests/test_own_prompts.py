@@ -28,6 +28,7 @@ from geometry_bench.run.request import Request, Settings
 from geometry_bench.subjects.families import dump_family, embedded_families, load_family
 from geometry_bench.subjects.groups import group_of, load_group
 from geometry_bench.subjects.spec import SubjectSpec
+from geometry_bench.training.members import Members
 from geometry_bench.training.recipe_file import load_recipe
 
 SETS = """
@@ -222,6 +223,19 @@ def test_recipes_keep_prompts_for_the_families_that_they_make(tmp_path: Path) ->
     (tmp_path / "recipe.toml").write_text((tmp_path / "recipe.toml").read_text().replace("mine.toml", "gone.toml"))
     with pytest.raises(GeometryBenchError, match=r"The recipe .* names the sets gone.toml"):
         load_recipe(tmp_path / "recipe.toml")
+
+
+def test_a_build_keeps_what_the_manifest_names_and_else_what_the_recipe_does(tmp_path: Path, tiny: Path) -> None:
+    zoo = next(family for family in embedded_families() if family.name == "llama-d64")
+    recipe = load_recipe(zoo.path.parents[1] / "recipes" / "llama-d64.toml")
+
+    def named(out: Path) -> tuple[Any, Any]:
+        made = Members(recipe, out, None, 1.0, print)
+        return made.sets, made.pack
+
+    assert named(tmp_path / "new") == (zoo.sets, zoo.pack)
+    assert named(manifest(tmp_path, tiny).parent) == ("mine.toml", None)
+    assert named(manifest(tmp_path, tiny, "").parent) == (zoo.sets, zoo.pack)
 
 
 # Groups and panels
