@@ -209,7 +209,12 @@ OPTIONS: tuple[Option, ...] = (
         "FILE",
         "repeated",
     ),
-    Option("--prompts", "Prompt pack (TOML) to measure with instead of the built-in one.", "FILE", parse=Path),
+    Option(
+        "--prompts",
+        "Prompt pack (TOML) to measure with instead of the built-in one or the one that a manifest names.",
+        "FILE",
+        parse=Path,
+    ),
     Option(
         "--requests",
         "Requests drawn from each class of the built-in sets (default: 60), or all (300): intervals shrink with more.",
@@ -218,8 +223,9 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "--set",
-        "Requests that replace a built-in set, as ROLE=SET: a public set (advbench, xstest, ...), org/name "
-        "of a data set on the Hub, or FILE[:COLUMN] (csv, json, jsonl, parquet, txt); ?COLUMN=VALUE at its end keeps the "
+        "Requests that replace a built-in set or a manifest's, as ROLE=SET: a public set (advbench, xstest, ...), org/name "
+        "of a data set on the Hub, FILE.toml:SET, or FILE[:COLUMN] (csv, json, jsonl, parquet, txt); ?COLUMN=VALUE at its "
+        "end keeps the "
         f"rows with that value ('unsafe=mine.csv:prompt?label=unsafe'). Roles: {', '.join(ROLES)}. Repeatable.",
         "ROLE=SET",
         "repeated",

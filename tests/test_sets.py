@@ -459,8 +459,8 @@ def test_real_files(file: str, column: str, count: int | None, duplicates: int |
     assert len(load_set(path, count=50, seed=2)) == 50
 
 
-def test_the_names_of_the_built_in_sets_are_declared_once_for_the_options() -> None:
-    from geometry_bench.prompts.builtin import BUILT_IN
-    from geometry_bench.prompts.names import BUILT_IN_NAMES
+def test_the_built_in_files_hold_the_declared_sets_and_no_other() -> None:
+    from geometry_bench.prompts.collection import read_collection
 
-    assert tuple(BUILT_IN) == BUILT_IN_NAMES
+    names = [read_collection(PROMPTS / file, file).names for file in dict.fromkeys(BUILT_IN.values())]
+    assert sorted(itertools.chain.from_iterable(names)) == sorted(BUILT_IN)

@@ -17,13 +17,15 @@ from geometry_bench.integrations import GeometryCallback
 from geometry_bench.resources import data_root
 
 STEPS, EVERY = 6, 2
+ZOO = data_root() / "fixtures" / "zoo"
+SETS = {role: f"{ZOO}/sets/requests.toml:{role}" for role in ("safe", "unsafe")}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of the zoo, with dropout, so that training draws random numbers."""
     start = tmp_path_factory.mktemp("trained") / "start"
-    shutil.copytree(data_root() / "fixtures" / "zoo" / "llama-d64" / "aligned", start)
+    shutil.copytree(ZOO / "llama-d64" / "aligned", start)
     config = json.loads((start / "config.json").read_text())
     (start / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.2}))
     return start

@@ -59,7 +59,9 @@ Values = Mapping[tuple[str, str, str], float]
 def values(request: Request, capture: CaptureSettings, threads: int) -> Values:
     """Corrected values and leave-one-out values of every case, under one setting."""
     laid_out = plan(replace(request, settings=Settings(capture=capture, cache=False)))
-    prompts = replace(laid_out.prompts, pack=few_controls(laid_out.prompts.pack))
+    all_prompts = laid_out.prompts
+    own = {named: replace(one, pack=few_controls(one.pack)) for named, one in all_prompts.own.items()}
+    prompts = replace(all_prompts, pack=few_controls(all_prompts.pack), own=own)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # so that the run leaves the number of threads as it is here
     torch.set_num_threads(threads)
     found: dict[tuple[str, str, str], float] = {}

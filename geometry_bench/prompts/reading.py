@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.prompts.builtin import Request
+from geometry_bench.prompts.collection import Request
 from geometry_bench.prompts.tables import Row, equal, need_column
 
 USUAL_COLUMNS = (

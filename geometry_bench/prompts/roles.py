@@ -27,19 +27,22 @@ class RequestSettings:
     """How many requests are drawn of each set, with which seed, and of which set for which role.
 
     ``count`` is that of each class; some roles get a multiple of it. A set that holds fewer gives all it has. Sets that pair
-    off are drawn alike. ``sources`` are pairs of role and set (a built-in or public name, or a file); without one, a role is
-    filled by the built-in set of its name.
+    off are drawn alike. ``sources`` are pairs of role and set (a built-in or public name, or a file) that the user names,
+    ``own`` those of the models' manifest; without one, a role is filled by the built-in set of its name.
     """
 
     count: int = 60
     seed: int = 0
     sources: tuple[tuple[str, str], ...] = ()
+    own: tuple[tuple[str, str], ...] = ()
 
     def source(self, role: str) -> str:
         """Name of the set that fills a role."""
-        named = dict(self.sources)
         followed = _FOLLOWS.get(role, role)
-        return named.get(role) or named.get(followed) or (NEUTRAL if role == ALIGNMENT else role)
+        for named in map(dict, (self.sources, self.own)):
+            if role in named or followed in named:
+                return named.get(role) or named[followed]
+        return NEUTRAL if role == ALIGNMENT else role
 
     def load(self, role: str) -> RequestSet:
         """The requests drawn for a role.

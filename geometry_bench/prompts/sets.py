@@ -15,13 +15,16 @@ from typing import Any, Literal
 from geometry_bench.checked import did_you_mean
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.prompts import public as hub
-from geometry_bench.prompts.builtin import BUILT_IN, Request, requests_of, revision_of
+from geometry_bench.prompts.builtin import BUILT_IN, requests_of, revision_of
+from geometry_bench.prompts.collection import ENDING, Request, named_in, read_collection
 from geometry_bench.prompts.public import PUBLIC, Public
 from geometry_bench.prompts.reading import Asked, Reading, read_requests
 from geometry_bench.prompts.tables import ENDINGS, read_rows
 from geometry_bench.storage import digest, digest_file
 
-_FILE = re.compile(rf"(?P<path>.+(?:{'|'.join(re.escape(e) for e in ENDINGS)}))(?::(?P<column>[^:/\\]+))?", re.I)
+FILE_ENDINGS = (*ENDINGS, ENDING)
+"""What the names of files that hold sets end in."""
+_FILE = re.compile(rf"(?P<path>.+(?:{'|'.join(re.escape(e) for e in FILE_ENDINGS)}))(?::(?P<column>[^:/\\]+))?", re.I)
 _HUB = re.compile(r"(?P<hub>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?::(?P<column>[^:]+))?")
 
 
@@ -97,12 +100,12 @@ def load_set(
 ) -> RequestSet:
     """Load a set of requests.
 
-    ``name`` is a built-in name (``BUILT_IN``), a file (``FILE`` or ``FILE:column``; csv, json, jsonl, parquet, txt), a
-    public name (``PUBLIC``) or any data set of the Hub (``org/name[@revision][:column]``, split train). ``column`` names
-    the requests, ``topic_column`` the topics, ``where`` keeps the rows whose columns have these values, as does
-    ``?column=value&...`` at the end of the name. Of texts that
-    differ in case and white space only, the first is kept. ``count`` draws that many with ``seed``, in their original
-    order; a smaller draw is part of a larger one, and two paired sets are drawn in the same way.
+    ``name`` is a built-in name (``BUILT_IN``), a file (``FILE`` or ``FILE:column``; csv, json, jsonl, parquet, txt), one of
+    the sets of a TOML file (``FILE.toml:set``, see ``collection.py``), a public name (``PUBLIC``) or any data set of the
+    Hub (``org/name[@revision][:column]``, split train). ``column`` names the requests, ``topic_column`` the topics,
+    ``where`` keeps the rows whose columns have these values, as does ``?column=value&...`` at the end of the name. Of
+    texts that differ in case and white space only, the first is kept. ``count`` draws that many with ``seed``, in their
+    original order; a smaller draw is part of a larger one, and two paired sets are drawn in the same way.
 
     Raises GeometryBenchError, one sentence: unknown name, no such file, wrong column, no request, too few of them,
     something not installed, Hub not reachable.
@@ -124,15 +127,23 @@ def load_set(
     if isinstance(name, Path) or (found := _FILE.fullmatch(text)) is not None or path.exists():
         if not isinstance(name, Path) and found is not None and not path.exists():
             path, asked = Path(found["path"]), replace(asked, column=column or found["column"])
-        return _from_file(path, asked)
+        return _from_collection(path, asked) if path.suffix.lower() == ENDING else _from_file(path, asked)
     if (found := _HUB.fullmatch(text)) is not None and not text.startswith("."):
         other = Public(found["hub"], revision=found["revision"])
         return _from_hub(found["hub"], other, replace(asked, column=column or found["column"]))
     hint = did_you_mean(text.lower(), [*BUILT_IN, *PUBLIC])
     raise GeometryBenchError(
         f"There is no prompt set {text!r}{hint}; built-in are {', '.join(BUILT_IN)}, public are {', '.join(PUBLIC)}, and "
-        f"files end in {', '.join(ENDINGS)}."
+        f"files end in {', '.join(FILE_ENDINGS)}."
     )
+
+
+def file_of(name: str) -> tuple[str | None, str]:
+    """The file that a set's name begins with (None where it does not), and the rest: ``:column``, ``?conditions``."""
+    found = _FILE.fullmatch(name.partition("?")[0])
+    if found is None:
+        return None, name
+    return found["path"], name.removeprefix(found["path"])
 
 
 # Files and data sets
@@ -154,6 +165,18 @@ def _from_file(path: Path, asked: Asked) -> RequestSet:
     reading = read_requests(read_rows(path, guessed.append), label, asked)
     reading = replace(reading, notes=(*guessed, *reading.notes))
     return _draw(path.name, reading.requests, "file", f"sha256:{digest_file(path)}", asked, reading, label)
+
+
+def _from_collection(path: Path, asked: Asked) -> RequestSet:
+    label = f"The file of prompt sets {path}"
+    if not path.is_file():
+        kind = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise GeometryBenchError(f"{label} {kind}; check the path.")
+    if asked.topic is not None or asked.where:
+        raise GeometryBenchError(f"{label} has no columns to choose from; leave topic column and conditions out.")
+    found = read_collection(path, label)
+    name = named_in(found, asked.column, label)
+    return _draw(f"{path.name}:{name}", found.requests(name), "file", found.revision, asked, label=f"{label}, {name},")
 
 
 def _from_hub(name: str, public: Public, asked: Asked) -> RequestSet:

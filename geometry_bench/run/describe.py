@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from geometry_bench.prompts.names import ROLES
+from geometry_bench.prompts.own import OwnPrompts
+from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.records.baselines import short_revision
 from geometry_bench.records.judgement import Judgement
 from geometry_bench.report.comparison import comparisons
 from geometry_bench.report.outcomes import warnings_of
 from geometry_bench.report.summary import counts_line, notes_of, summary_tables
 from geometry_bench.run.bench import Bench
-from geometry_bench.run.targets import ModelTarget
+from geometry_bench.run.targets import ModelTarget, Prompts
 
 
 def opening(bench: Bench) -> Iterator[str]:
@@ -33,13 +36,35 @@ def opening(bench: Bench) -> Iterator[str]:
     for same in pinned.checkpoints():
         if len(same) > 1:
             yield f"one checkpoint under several names: {', '.join(target.id for target in same)}"
-    yield f"prompts {prompts.pack.id} {prompts.pack.hash[:12]}, controls {prompts.pack.controls_from}"
+    yield from _prompts(bench)
     yield (
         f"baselines {bench.baselines.store.roots[0]}"
         + "".join(f", against {found.path}" for found in bench.baselines.against)
         + (f", update {'+'.join(output.update)}" if output.update else "")
         + (f"; results {bench.results.path}" if bench.results else "")
     )
+
+
+def _prompts(bench: Bench) -> Iterator[str]:
+    """The pack and the sets of each subject; one line for all that have the same."""
+    pinned, prompts = bench.plan.pinned, bench.plan.prompts
+    subjects: dict[OwnPrompts | None, list[str]] = {}
+    for target in (*pinned.models.values(), *pinned.groups.values()):
+        subjects.setdefault(target.own, []).append(target.id)
+    for own in subjects or {None: []}:
+        found = prompts.of(own)
+        of = f" of {', '.join(subjects[own])}:" if len(subjects) > 1 else ""
+        yield f"prompts{of} {found.pack.id} {found.pack.hash[:12]}, controls {found.pack.controls_from}{_sets(found)}"
+
+
+def _sets(prompts: Prompts) -> str:
+    """The sets that are not the built-in ones: those of one file together."""
+    requests = prompts.requests
+    named = [role for role in ROLES if requests.source(role) != RequestSettings().source(role)]
+    by_file: dict[str, list[str]] = {}
+    for role in named:
+        by_file.setdefault(requests.load(role).name.partition(":")[0], []).append(role)
+    return "".join(f"; {', '.join(roles)} from {file}" for file, roles in by_file.items())
 
 
 def _member(target: ModelTarget) -> str:

@@ -16,7 +16,7 @@ from geometry_bench.records.environment import environment
 from geometry_bench.records.facts import ModelFacts
 from geometry_bench.records.measurement import Absence, Measurement, Missing, NotApplicableError
 from geometry_bench.run.plan import Plan, Task
-from geometry_bench.run.targets import Key, ModelTarget, Target
+from geometry_bench.run.targets import Key, ModelTarget, Prompts, Target
 from geometry_bench.run.threads import threads_for
 
 L = TypeVar("L")
@@ -104,18 +104,24 @@ class Session:
 
     # What targets ask for to open their labs
 
-    def model(self, target: ModelTarget) -> Lab:
-        """The lab of a model, loaded; the one held before is closed.
+    def model(self, target: ModelTarget, prompts: Prompts | None = None) -> Lab:
+        """The lab of a model, loaded, with its own prompts or others; the one held before is closed.
 
         Raises:
             GeometryBenchError: it cannot be loaded; a :class:`SubjectFailedError` from the second time on.
         """
         if target.id in self._failed:
             raise SubjectFailedError(f"not measured: {target.id} could not be loaded, see its first case")
-        if self._held is not None and self._held.identity != target.identity:
+        prompts = prompts or self.prompts.of(target.own)
+        held = self._held
+        if held is not None and (held.identity, held.pack, held.request_settings) != (
+            target.identity,
+            prompts.pack,
+            prompts.requests,
+        ):
             self.close()
         if self._held is None:
-            lab = self._lab(target)
+            lab = self._lab(target, prompts)
             try:
                 _ = lab.subject
             except GeometryBenchError:
@@ -124,12 +130,12 @@ class Session:
             self._held = lab
         return self._held
 
-    def _lab(self, target: ModelTarget) -> Lab:
+    def _lab(self, target: ModelTarget, prompts: Prompts) -> Lab:
         from geometry_bench.activations.cache import Cache
 
-        settings, pack, requests = self.settings, self.prompts.pack, self.prompts.requests
+        settings, wanted, live = self.settings, self._wanted, target.live
         cache = Cache(settings.cache_dir) if settings.cache else None
-        return Lab(target.spec, target.identity, pack, settings.capture, cache, requests, self._wanted, target.live)
+        return Lab(target.spec, target.identity, prompts.pack, settings.capture, cache, prompts.requests, wanted, live)
 
     def kept(self, key: Hashable, make: Callable[[], L]) -> L:
         """A lab that is made once and kept under a key."""

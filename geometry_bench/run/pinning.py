@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.prompts.own import OwnPrompts
 from geometry_bench.published.alignment import alignment_group_of
 from geometry_bench.published.load import SOURCES, load_publication
 from geometry_bench.records.baselines import revision_name
@@ -86,7 +87,8 @@ class Pinned:
         reference = group.reference
         if group.id == OF_THE_RUN:  # made of the run's subjects, which have ids already; not a folder's path
             reference, members = members[reference].id, {target.id: target for target in members.values()}
-        return GroupTarget(group.id, reference, members, f"sha256:{digest}")
+        prompts = group.prompts or _shared_prompts(members.values())
+        return GroupTarget(group.id, reference, members, f"sha256:{digest}", prompts)
 
     def of(self, specs: Iterable[SubjectSpec]) -> list[ModelTarget]:
         """The models that were asked for by these specs."""
@@ -98,6 +100,12 @@ class Pinned:
         for target in self.models.values():
             same.setdefault(target.checkpoint[1:], []).append(target)
         return [tuple(targets) for targets in same.values()]
+
+
+def _shared_prompts(members: Iterable[ModelTarget]) -> OwnPrompts | None:
+    """What all members' manifests name; None where they differ, since all members of a group read the same."""
+    named = {member.own for member in members}
+    return named.pop() if len(named) == 1 else None
 
 
 def _family(family: Family) -> FamilyTarget:
@@ -130,7 +138,7 @@ def _as_declared(spec: SubjectSpec) -> SubjectSpec:
     known = next((s for s in embedded_specs() if s.name == spec.model.rstrip("/")), None)
     if known is None:
         return spec
-    spec = replace(spec, alignment=spec.alignment or known.alignment)
+    spec = replace(spec, alignment=spec.alignment or known.alignment, prompts=known.prompts)
     if spec.adapter is not None:
         return spec  # with an adapter on it, it is no longer the member
     place = {name: getattr(known, name) for name in ("model", "name", "family", "role", "parent")}

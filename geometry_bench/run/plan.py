@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from geometry_bench.claims.model import Case, Claim, Scope
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.claims.requests import Labelled
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.prompts.own import OwnPrompts
 from geometry_bench.prompts.pack import load_pack
+from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.published.load import load_publication
 from geometry_bench.records.measurement import Baseline, case_key
 from geometry_bench.resources import data_root
@@ -104,8 +106,7 @@ def plan(request: Request, parents_of: Callable[[Pinned], Iterable[Baseline]] = 
         GeometryBenchError: any input is bad.
     """
     settings = request.settings
-    _check_requests(settings)
-    prompts = Prompts(load_pack(settings.prompts), settings.requests, settings.depth)
+    _check_requests(settings.requests)
     pinned = Pinned(request.specs, request.live, request.groups, request.families)
     parents = list(parents_of(pinned))
     checkpoints = [same[0] for same in pinned.checkpoints()]
@@ -129,6 +130,7 @@ def plan(request: Request, parents_of: Callable[[Pinned], Iterable[Baseline]] = 
         if claim.scope == target.scope
         for case in target.cases(claim)
     ]
+    prompts = _prompts(settings, (target.own for target in [*targets, *pinned.known.values()]))
     supplied = {target.scope for target in targets}
     missing = tuple(Missing(claim) for claim in request.claims.values() if claim.scope not in supplied)
     _check_unique(tasks)
@@ -141,13 +143,30 @@ def publication_target(source: str) -> PublicationTarget:
     return PublicationTarget(source, load_publication(source), f"sha256:{digest_file(file)}")
 
 
-def _check_requests(settings: Settings) -> None:
-    """Sets that a user named are read at once, so that a fault in them is reported before anything is measured."""
-    drawn = {role for role, _ in settings.requests.sources}
+def _prompts(settings: Settings, named: Iterable[OwnPrompts | None]) -> Prompts:
+    """The run's prompts, with those that manifests name; what the user names wins over both."""
+    common = Prompts(load_pack(settings.prompts), settings.requests, settings.depth)
+    own: dict[OwnPrompts, Prompts] = {}
+    for one in dict.fromkeys(named):
+        if one is None:
+            continue
+        requests = replace(settings.requests, own=one.sets)
+        try:
+            _check_requests(requests)
+            pack = common.pack if settings.prompts is not None or one.pack is None else load_pack(one.pack)
+        except GeometryBenchError as error:
+            raise GeometryBenchError(f"{one.manifest} names prompts that cannot be used: {error}") from None
+        own[one] = Prompts(pack, requests, settings.depth)
+    return replace(common, own=own)
+
+
+def _check_requests(requests: RequestSettings) -> None:
+    """Named sets are read at once, so that a fault in them is reported before anything is measured."""
+    drawn = {role for role, _ in (*requests.sources, *requests.own)}
     for role in sorted(drawn):
-        settings.requests.load(role)
+        requests.load(role)
     if {"safe", "unsafe"} & drawn:
-        Labelled.of(*(settings.requests.load(role) for role in ("safe", "unsafe")))
+        Labelled.of(*(requests.load(role) for role in ("safe", "unsafe")))
 
 
 def _check_unique(tasks: Sequence[Task]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from geometry_bench.claims.model import Case, Claim, Scope
@@ -11,6 +11,7 @@ from geometry_bench.labs.family import FamilyLab, family_inputs
 from geometry_bench.labs.group import GroupLab, group_hash
 from geometry_bench.labs.model import Lab
 from geometry_bench.labs.panel import Panel
+from geometry_bench.prompts.own import OwnPrompts
 from geometry_bench.prompts.pack import Pack
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.published.alignment import alignment_group_of
@@ -42,11 +43,16 @@ L = TypeVar("L")
 
 @dataclass(frozen=True)
 class Prompts:
-    """The prompts of a run, loaded and checked."""
+    """The prompts of a run, loaded and checked; ``own`` are those of the models whose manifest names some."""
 
     pack: Pack
     requests: RequestSettings
     depth: float
+    own: Mapping[OwnPrompts, Prompts] = field(default_factory=dict)
+
+    def of(self, own: OwnPrompts | None) -> Prompts:
+        """What is read with a manifest's prompts; with None, what is read where no manifest names any."""
+        return self if own is None else self.own[own]
 
 
 @dataclass(frozen=True)
@@ -89,8 +95,8 @@ class Labs(Protocol):
     settings: Settings
     prompts: Prompts
 
-    def model(self, target: ModelTarget) -> Lab:
-        """The lab of a model, loaded; the one held before may be closed."""
+    def model(self, target: ModelTarget, prompts: Prompts | None = None) -> Lab:
+        """The lab of a model, loaded, with its own prompts or others; the one held before may be closed."""
 
     def kept(self, key: Hashable, make: Callable[[], L]) -> L:
         """A lab that is made once and kept under a key: the target's id, with what else decides it."""
@@ -114,6 +120,11 @@ class Target:
     revision: str
 
     @property
+    def own(self) -> OwnPrompts | None:
+        """The prompts that a manifest names for it."""
+        return None
+
+    @property
     def name(self) -> str:
         """The name under which baselines are kept."""
         return self.id
@@ -129,7 +140,7 @@ class Target:
 
     def key(self, claim: Claim, case: Case, prompts: Prompts) -> Key | None:
         """What decides the measurement; None for what is always computed again."""
-        inputs = self.inputs_hash(claim, prompts)
+        inputs = self.inputs_hash(claim, prompts.of(self.own))
         return Key(claim.id, claim.version, case.key, self.id, self.revision, inputs, **self.declared())
 
     def declared(self) -> dict[str, Any]:
@@ -137,7 +148,7 @@ class Target:
         return {}
 
     def inputs_hash(self, claim: Claim, prompts: Prompts) -> str:
-        """Content hash of the inputs, known before any lab is opened."""
+        """Content hash of the inputs, known before any lab is opened; ``prompts`` are those that it is measured with."""
         raise NotImplementedError
 
     def open(self, labs: Labs, claim: Claim) -> Any:
@@ -167,6 +178,10 @@ class ModelTarget(Target):
     spec: SubjectSpec
     identity: Identity
     live: Subject | None = None
+
+    @property
+    def own(self) -> OwnPrompts | None:
+        return self.spec.prompts
 
     @property
     def name(self) -> str:
@@ -215,6 +230,11 @@ class GroupTarget(Target):
     reference: str
     members: Mapping[str, ModelTarget]
     revision: str
+    prompts: OwnPrompts | None = None
+
+    @property
+    def own(self) -> OwnPrompts | None:
+        return self.prompts
 
     @property
     def weights(self) -> int:
@@ -237,15 +257,16 @@ class GroupTarget(Target):
 
     def open(self, labs: Labs, claim: Claim) -> GroupLab:
         members, ids = self.members, {name: member.id for name, member in self.members.items()}
+        prompts = labs.prompts.of(self.own)
         return labs.kept(
             (self.id, claim.requires),
             lambda: GroupLab(
                 tuple(members),
                 self.reference,
-                lambda member: labs.model(members[member]),
+                lambda member: labs.model(members[member], prompts),
                 claim.requires,
-                labs.prompts.requests,
-                labs.prompts.depth,
+                prompts.requests,
+                prompts.depth,
                 ids,
             ),
         )

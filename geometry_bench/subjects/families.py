@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import tomli_w
 
 from geometry_bench.checked import Declaration, Name, Text, checked, did_you_mean
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.prompts.own import OwnPrompts, own_prompts
 from geometry_bench.resources import data_root
 from geometry_bench.subjects.manifests import (
     EMBEDDED,
@@ -57,6 +60,8 @@ class Member:
 class Family:
     """A family and where its manifest is (or will be written); members in the manifest's order.
 
+    ``sets`` and ``pack`` are as the manifest spells them, see :func:`own_prompts`.
+
     Raises:
         GeometryBenchError: not exactly one base, an unknown role, two members of one name or one place, a parent that
             is missing, is no member, or makes a cycle, a name that a test id cannot hold.
@@ -67,6 +72,8 @@ class Family:
     members: tuple[Member, ...]
     recipe: str | None = None
     recipe_hash: str | None = None
+    sets: Mapping[str, str] | str | None = None
+    pack: str | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -75,6 +82,15 @@ class Family:
     def folder(self) -> Path:
         """The folder of the manifest, which relative ``model`` entries start from."""
         return self.path.parent
+
+    @cached_property
+    def prompts(self) -> OwnPrompts | None:
+        """The sets and the pack that the members are measured with, None for the built-in ones.
+
+        Raises:
+            GeometryBenchError: an unknown role, or a file that does not exist.
+        """
+        return own_prompts(self.sets, self.pack, self.folder, f"The {KIND} {self.path}")
 
     def member(self, name: str) -> Member:
         """The member of that name.
@@ -134,6 +150,7 @@ class Family:
             family=self.id,
             role=member.role,
             parent=self.subject_id(self.member(member.parent)) if member.parent is not None else None,
+            prompts=self.prompts,
         )
 
     def _model(self, member: Member) -> str:
@@ -153,16 +170,18 @@ class _Head(Declaration):
     name: Name
     recipe: Text | None = None
     recipe_hash: Text | None = None
+    sets: Any = None
+    pack: Text | None = None
 
 
 def load_family(path: Path) -> Family:
     """Read and check a manifest: a file, a folder that holds ``family.toml``, or ``zoo/NAME`` for an embedded family.
 
-    No model file is opened; only folders named as members must exist.
+    No model file is opened; only folders named as members, and files of sets and pack, must exist.
 
     Raises:
         GeometryBenchError: no such file, not TOML, another schema, an unknown or missing key, a value that is not text, a
-            member's folder that is missing, or any fault that :class:`Family` finds.
+            member's folder or a file of prompts that is missing, or any fault that :class:`Family` finds.
     """
     file = _manifest(path)
     content, entries = read_tables(file, KIND)
@@ -172,7 +191,7 @@ def load_family(path: Path) -> Family:
         named = {"name": str(entry["role"]), **entry} if isinstance(entry, dict) and "role" in entry else entry
         name = named["name"] if isinstance(named, dict) and isinstance(named.get("name"), str) else f"number {number}"
         members.append(checked(Member, named, f"Member {name} of the {KIND} {file}"))
-    family = Family(own.name, file, tuple(members), own.recipe, own.recipe_hash)
+    family = Family(own.name, file, tuple(members), own.recipe, own.recipe_hash, own.sets, own.pack)
     for member in family.members:
         family.spec(member)  # its folder must be there
     return family
@@ -267,6 +286,7 @@ def _check(family: Family) -> None:
 def dump_family(family: Family) -> str:
     """The manifest's text: keys in a fixed order, absent ones left out; the same family gives the same bytes."""
     own = {"schema": SCHEMA, "name": family.name, "recipe": family.recipe, "recipe_hash": family.recipe_hash}
+    own |= {"pack": family.pack, "sets": family.sets}
     tables = [_present(asdict(member)) for member in family.members]
     return tomli_w.dumps({**_present(own), "members": tables})
 

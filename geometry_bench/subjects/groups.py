@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from geometry_bench.checked import Declaration, Name, Text, checked
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.prompts.own import OwnPrompts, own_prompts
 from geometry_bench.resources import data_root
 from geometry_bench.subjects.manifests import EMBEDDED, inside_zoo, located_model, read_tables
 from geometry_bench.subjects.spec import SubjectSpec
@@ -26,6 +28,8 @@ DEPTH = 2 / 3
 class _Head(Declaration):
     name: Name
     reference: Text
+    sets: Any = None
+    pack: Text | None = None
 
 
 class _Member(Declaration):
@@ -39,6 +43,8 @@ class _Member(Declaration):
 class Group:
     """Models by the name that each goes by in the group, and the one whose space the others are mapped to.
 
+    ``prompts`` are those that its manifest names; all members are read with them.
+
     Raises:
         GeometryBenchError: fewer than two members, or a reference that is none of them.
     """
@@ -46,6 +52,7 @@ class Group:
     id: str
     reference: str
     members: Mapping[str, SubjectSpec]
+    prompts: OwnPrompts | None = None
 
     def __post_init__(self) -> None:
         if len(self.members) < 2:
@@ -60,7 +67,8 @@ class Group:
 
 
 def load_group(path: Path) -> Group:
-    """Read and check a group's manifest: ``schema = 1``, ``name``, ``reference`` and ``[[members]]`` of ``name``, ``model``.
+    """Read and check a group's manifest: ``schema = 1``, ``name``, ``reference`` and ``[[members]]`` of ``name``, ``model``;
+    ``sets`` and ``pack`` as in a family's.
 
     ``zoo/groups/NAME`` names an embedded one. Members are folders (relative to the manifest), ``zoo/…`` or Hub ids.
 
@@ -80,7 +88,8 @@ def load_group(path: Path) -> Group:
         model = located_model(declared.model, declared.revision, file.parent, where)
         members[declared.name] = SubjectSpec(model, revision=declared.revision, alignment=declared.alignment)
     prefix = f"{EMBEDDED}-" if inside_zoo(file.parent) is not None else ""
-    return Group(f"{GROUP}/{prefix}{own.name}", own.reference, members)
+    prompts = own_prompts(own.sets, own.pack, file.parent, f"The {KIND} {file}")
+    return Group(f"{GROUP}/{prefix}{own.name}", own.reference, members, prompts)
 
 
 def embedded_groups() -> tuple[Group, ...]:

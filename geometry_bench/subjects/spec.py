@@ -11,6 +11,7 @@ from typing import Literal
 
 from geometry_bench import hub
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.prompts.own import OwnPrompts
 from geometry_bench.resources import data_root
 from geometry_bench.subjects import gguf, hashing
 from geometry_bench.subjects.describe import describe, read_json
@@ -28,7 +29,8 @@ class SubjectSpec:
     "cuda:1", or "map" to spread the model over all devices. ``adapter`` is a PEFT adapter folder. ``alignment`` is the
     declared alignment method in free text (e.g. "DPO", "SFT"). ``name`` replaces the name shown in test ids and records.
     ``template_arguments`` go to the chat template, each ``KEY=VALUE``.
-    A family's member carries the family's name, its role, and the name of the member that its training started from.
+    A family's member carries the family's name, its role, the name of the member that its training started from, and the
+    ``prompts`` that its manifest names (None: the built-in ones).
     """
 
     model: str
@@ -45,6 +47,7 @@ class SubjectSpec:
     family: str | None = None
     role: str | None = None
     parent: str | None = None
+    prompts: OwnPrompts | None = None
 
 
 @dataclass(frozen=True)

@@ -45,20 +45,23 @@ class Members:
         self.doing: str | None = None
         self.stopped = False
         self.starts: dict[str, Start] = {}
-        self.kept = self._existing()
+        before = self._existing()
+        self.kept = {member.name: member for member in before.members} if before else {}
+        # What a manifest names stays: a user may have written it there.
+        named = before if before and before.prompts else recipe
+        self.sets, self.pack = named.sets, named.pack
 
-    def _existing(self) -> dict[str, Member]:
-        """Members that the folder's manifest lists as finished."""
+    def _existing(self) -> Family | None:
+        """The folder's manifest, whose members are finished."""
         if not (self.out / MANIFEST).exists():
-            return {}
+            return None
         try:
-            family = load_family(self.out)
+            return load_family(self.out)
         except GeometryBenchError as error:
             raise GeometryBenchError(
                 f"{self.out / MANIFEST} is there already and cannot be continued ({str(error).rstrip('.')}); remove it or "
                 "choose another --out."
             ) from error
-        return {member.name: member for member in family.members}
 
     def run(self, plan: Sequence[Planned], base: str | None, given: Mapping[str, str]) -> Family:
         """Go through the plan in its order; the manifest lists what is finished after each."""
@@ -160,7 +163,8 @@ class Members:
         listed = tuple(sorted(members.values(), key=lambda m: order.index(m.name) if m.name in order else len(order)))
         name = self.recipe.name if self.recipe.makes_base else self.out.resolve().name
         name = re.sub(r"[^A-Za-z0-9._-]", "-", name) or self.recipe.name
-        family = Family(name, self.out / MANIFEST, listed, self.recipe.name, self.recipe.hash())
+        recipe = self.recipe
+        family = Family(name, self.out / MANIFEST, listed, recipe.name, recipe.hash(), self.sets, self.pack)
         write_atomically(family.path, dump_family(family))
         return family
 

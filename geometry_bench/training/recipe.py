@@ -86,7 +86,8 @@ class Planned:
 class Recipe:
     """A checked recipe. ``model`` and ``tokenizer`` are None unless the recipe makes its own base.
 
-    ``spread``: weights are drawn from N(0, spread / sqrt(fan in)).
+    ``spread``: weights are drawn from N(0, spread / sqrt(fan in)). ``sets`` and ``pack`` are what the made family's manifest
+    names for its members to be measured with; files are absolute, or of the embedded zoo.
     """
 
     name: str
@@ -96,6 +97,8 @@ class Recipe:
     model: Mapping[str, Any] | None
     spread: float
     stages: tuple[Stage, ...]
+    sets: Mapping[str, str] | str | None = None
+    pack: str | None = None
 
     @property
     def makes_base(self) -> bool:
@@ -107,9 +110,9 @@ class Recipe:
         return _planned(self.stages, self.path)
 
     def hash(self) -> str:
-        """``"sha256:" + 64 hex digits`` over the resolved declaration; its wording and place do not count."""
+        """``"sha256:" + 64 hex digits`` over what decides the weights; wording, place and prompts do not count."""
         facts = asdict(self)
-        for key in ("description", "path"):
+        for key in ("description", "path", "sets", "pack"):
             del facts[key]
         for stage, known in zip(facts["stages"], self.stages, strict=True):
             del stage["own_training"]

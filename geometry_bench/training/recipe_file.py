@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from geometry_bench.checked import Declaration, Name, Text, checked, did_you_mean, one_of, read_toml
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.prompts.own import spelled_anywhere
 from geometry_bench.subjects.families import BASE, ROLES
 from geometry_bench.training.recipe import Recipe, Source, Stage, TokenizerSpec
 
@@ -157,6 +158,8 @@ class _Recipe(Declaration):
     description: str = ""
     extends: Text | None = None
     keep: list[Text] | None = None
+    sets: Any = None
+    pack: Text | None = None
     training: dict[str, Any] = Field({})
     tokenizer: dict[str, Any] | None = None
     model: dict[str, Any] | None = None
@@ -195,7 +198,9 @@ def load_recipe(path: Path) -> Recipe:
         spread = checked(_Model, table.model, f"[model] of {path}").spread
         model = {key: value for key, value in table.model.items() if key != "spread"}
         tokenizer = checked(_Tokenizer, table.tokenizer, f"[tokenizer] of {path}").spec()
-    recipe = Recipe(table.name, table.description, path, tokenizer, model, spread, tuple(stages))
+    recipe = Recipe(
+        table.name, table.description, path, tokenizer, model, spread, tuple(stages), table.sets, table.pack
+    )
     recipe.members()  # parents exist and form no cycle
     return recipe
 
@@ -210,6 +215,7 @@ def _read(path: Path, depth: int) -> dict[str, Any]:
         for source in stage["data"] if isinstance(stage.get("data"), list) else []:
             if isinstance(source, dict) and "file" in source:
                 source["_beside"] = str(path.parent)
+    table |= spelled_anywhere(own.sets, own.pack, path.parent, f"The recipe {path}")
     if own.extends is not None:
         parent = path.parent / own.extends
         if not parent.is_file():
