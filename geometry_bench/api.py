@@ -23,7 +23,7 @@ from geometry_bench.report.summary import summary_tables
 from geometry_bench.run.execute import Failure, Session, execute
 from geometry_bench.run.plan import plan
 from geometry_bench.run.request import Request, Settings, chosen_claims
-from geometry_bench.subjects.families import load_family
+from geometry_bench.subjects.families import declared_member, load_family
 from geometry_bench.subjects.groups import DEPTH, Group, group_of, load_group
 from geometry_bench.subjects.spec import SubjectSpec
 from geometry_bench.subjects.subject import Subject
@@ -301,8 +301,10 @@ def load(path: str | Path) -> Results:
     return Results(tuple(latest.values()))
 
 
-def opened(name: str, claims: Sequence[str] = ()) -> Results:
+def opened(name: str, claims: Sequence[str] = (), beside: str | None = None) -> Results:
     """What a results folder or baselines hold, or what is measured now on a model (``gate.*`` where no claims are named).
+
+    A model is read with the prompts that the family of ``beside`` names, where that is a member of one.
 
     Raises:
         GeometryBenchError: there are no measurements, or the model cannot be measured.
@@ -312,7 +314,10 @@ def opened(name: str, claims: Sequence[str] = ()) -> Results:
         found = load(place)
         wanted = chosen_claims(tuple(claims), found.claims)
         return replace(found, measurements=tuple(one for one in found.measurements if one.claim in wanted))
-    return measure(name, claims=claims or "gate.*")
+    spec, parent = SubjectSpec(name), None if beside is None else declared_member(beside)
+    if parent is not None:
+        spec = replace(spec, prompts=parent.prompts)
+    return measure(spec, claims=claims or "gate.*")
 
 
 def compare(new: Results, old: Results, *, margins: Margins = NO_MARGINS) -> Results:

@@ -15,7 +15,7 @@ from geometry_bench.published.load import SOURCES
 from geometry_bench.run.bench import Output
 from geometry_bench.run.lineage import checkpoints_of
 from geometry_bench.run.request import Request, Settings
-from geometry_bench.subjects.families import Family, embedded_families, load_family
+from geometry_bench.subjects.families import Family, declared_member, embedded_families, load_family
 from geometry_bench.subjects.groups import DEPTH, embedded_groups, group_manifest, group_of, load_group
 from geometry_bench.subjects.spec import SubjectSpec
 
@@ -66,6 +66,9 @@ def request_of(values: Mapping[str, Any], *, progress: bool = True) -> Request:
     }
     settings["template_arguments"] = tuple(sorted(set(values["gb_template_arguments"] or ())))
     specs = [replace(spec, **settings, alignment=methods.get(_label(spec), spec.alignment)) for spec in specs]
+    parent = declared_member(values["gb_against"].partition("@")[0]) if values["gb_against"] else None
+    if parent is not None:  # a child is read with its parent's prompts, or nothing could be compared
+        specs = [replace(spec, prompts=spec.prompts or parent.prompts) for spec in specs]
     if values["gb_reference"] is not None:
         if not specs:
             raise GeometryBenchError(

@@ -91,7 +91,8 @@ def compare(
 
     parse = {option.flag: option.parsed for option in OPTIONS}
     margins, worth = dict(parse["--margin"](margin or [])), parse["--undecided"](undecided)
-    results = api.compare(api.opened(new, tuple(claim or ())), api.opened(old, tuple(claim or ())), margins=margins)
+    wanted = tuple(claim or ())
+    results = api.compare(api.opened(new, wanted, old), api.opened(old, wanted, old), margins=margins)
     judged = results.judgements
     for one in comparisons(judged, worth):
         typer.echo(one.answer)

@@ -219,6 +219,22 @@ def embedded_specs() -> tuple[SubjectSpec, ...]:
     return tuple(family.spec(member) for family in embedded_families() for member in family.members)
 
 
+def declared_member(name: str) -> SubjectSpec | None:
+    """What a family's manifest says of a model: of an embedded one by its name, of a folder beside a ``family.toml``.
+
+    Raises:
+        GeometryBenchError: that manifest is faulty.
+    """
+    if name.startswith(f"{EMBEDDED}/"):
+        return next((spec for spec in embedded_specs() if spec.name == name.rstrip("/")), None)
+    folder = Path(name).expanduser()
+    if not folder.is_dir() or not (folder.parent / MANIFEST).is_file():
+        return None
+    family = load_family(folder.parent)
+    specs = (family.spec(member) for member in family.members)
+    return next((spec for spec in specs if Path(spec.adapter or spec.model).resolve() == folder.resolve()), None)
+
+
 def _manifest(path: Path) -> Path:
     given = Path(path).expanduser()
     if not given.exists() and given.parts[:1] == (EMBEDDED,) and len(given.parts) == 2:
