@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from geometry_bench.activations import batching
 from geometry_bench.activations.batching import Batch
 from geometry_bench.activations.halving import run_all
 from geometry_bench.behavior.passes import last_logits, planned, refuse_prompts
+from geometry_bench.behavior.store import Answer
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.subjects.subject import Subject
 
@@ -59,6 +61,42 @@ def first_token_logprobs(
             found.update(zip(batch.rows, values, strict=True))
             bar.update(len(batch.rows))
     return np.stack([found[row] for row in where])
+
+
+def refusal_openings(
+    answers: Sequence[Answer], refused: Sequence[bool], *, least: float = 0.05, ratio: float = 2.0
+) -> tuple[int, ...]:
+    """The ids of the first tokens that separate a model's refusals from its other answers, the most frequent first.
+
+    A token is one where it opens at least the share ``least`` of the refused answers, and two of them, and where that share is
+    at least ``ratio`` times its share of the others (of which one more is counted, so that a token that was just not seen
+    among few answers is none). Both classes weigh the same, however many answers each has.
+
+    Raises GeometryBenchError where lengths differ, where one class has no answer, and where no token qualifies.
+    """
+    if len(answers) != len(refused):
+        raise GeometryBenchError(f"{len(answers)} answers and {len(refused)} judgements were given: give one for each.")
+    opens = {
+        kind: Counter(answer.ids[0] for answer, judged in zip(answers, refused, strict=True) if bool(judged) is kind)
+        for kind in (True, False)
+    }
+    for kind, word in ((True, "refuses"), (False, "does anything else")):
+        if not opens[kind]:
+            raise GeometryBenchError(
+                f"None of {len(answers)} answers {word}, so nothing separates the two: add requests that the model "
+                f"{'refuses' if kind else 'answers'}."
+            )
+    no, yes = opens[True].total(), opens[False].total()
+    found = [
+        token
+        for token, count in opens[True].most_common()
+        if count >= max(2, least * no) and count / no >= ratio * (opens[False][token] + 1) / (yes + 1)
+    ]
+    if not found:
+        raise GeometryBenchError(
+            f"No first token separates {no} refusals from {yes} other answers: give more answers, or judge them otherwise."
+        )
+    return tuple(found)
 
 
 def _logprobs(subject: Subject, logits: Tensor, tokens: Sequence[int] | None) -> Array:
