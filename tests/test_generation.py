@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from geometry_bench.behavior import generation
+from geometry_bench.behavior import generation, passes
 from geometry_bench.behavior.end_tokens import end_tokens
 from geometry_bench.behavior.first_token import first_token_logprobs
 from geometry_bench.behavior.generation import Settings, generate
@@ -62,6 +62,41 @@ def test_a_batch_says_what_each_says_alone_and_what_transformers_says(architectu
     assert len({answer.ids for answer in together}) > 3
     if changes:
         assert [one.ids for one in together] != [one.ids for one in generate(subject, PROMPTS, TWELVE)]
+
+
+SHARED = [[1, *(9 + place for place in range(12)), *ids[1:], 7] for ids in [*PROMPTS, [1], [1, 8, 8], [1, 8, 9, 10]]]
+"""Enough prompts with enough tokens in common that these are computed once."""
+
+
+@pytest.mark.parametrize("effects", EFFECTS)
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt_neox", "gpt2", "gemma2", "opt"])
+def test_a_beginning_that_is_computed_once_changes_nothing(
+    architecture: str, effects: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject, changes = subject_of(architecture), EFFECTS[effects]
+    alone = [generate(subject, [ids], TWELVE, interventions=changes)[0] for ids in SHARED]
+    with applied(subject, *changes):
+        logits = np.concatenate([first_token_logprobs(subject, [ids]) for ids in SHARED])
+    prefixes: list[int] = []
+    inputs_of = passes.inputs_of
+
+    def noted(subject: Subject, prompts: Any, prefix: int = 0) -> Any:
+        prefixes.append(prefix)
+        return inputs_of(subject, prompts, prefix)
+
+    for module in (generation, passes):
+        monkeypatch.setattr(module, "inputs_of", noted)
+    assert generate(subject, SHARED, TWELVE, interventions=changes) == alone
+    assert prefixes[-1] == 13
+    with applied(subject, *changes):
+        np.testing.assert_allclose(first_token_logprobs(subject, SHARED), logits, atol=5e-5)
+    assert prefixes[-1] == 13
+
+
+def test_a_window_shorter_than_the_prompts_changes_nothing() -> None:
+    subject = subject_of("gemma2", sliding_window=24)
+    alone = [generate(subject, [ids], TWELVE)[0] for ids in SHARED]
+    assert generate(subject, SHARED, TWELVE) == alone
 
 
 def test_small_batches_say_the_same() -> None:

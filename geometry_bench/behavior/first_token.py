@@ -45,9 +45,9 @@ def first_token_logprobs(
     distinct, where = batching.unique(prompts)
 
     def run(batch: Batch) -> Array:
-        return _logprobs(subject, last_logits(subject, [distinct[row] for row in batch.rows]), tokens)
+        return _logprobs(subject, last_logits(subject, [distinct[row] for row in batch.rows], plan.prefix), tokens)
 
-    batches, lengths = planned(subject, distinct, token_budget=token_budget)
+    plan = planned(subject, distinct, token_budget=token_budget)
     found: dict[int, Array] = {}
     with tqdm(
         total=len(distinct),
@@ -57,7 +57,7 @@ def first_token_logprobs(
         file=sys.stderr,
         disable=None if progress else True,
     ) as bar:
-        for batch, values in run_all(batches, lengths, run, where):
+        for batch, values in run_all(plan.batches, plan.lengths, run, where):
             found.update(zip(batch.rows, values, strict=True))
             bar.update(len(batch.rows))
     return np.stack([found[row] for row in where])
@@ -68,8 +68,8 @@ def refusal_openings(
 ) -> tuple[int, ...]:
     """The ids of the first tokens that separate a model's refusals from its other answers, the most frequent first.
 
-    A token is one where it opens at least the share ``least`` of the refused answers, and two of them, and where that share is
-    at least ``ratio`` times its share of the others (of which one more is counted, so that a token that was just not seen
+    A token is one where it opens at least two refused answers and the share ``least`` of them, and where that share is at
+    least ``ratio`` times its share of the others (of which one more is counted, so that a token that was just not seen
     among few answers is none). Both classes weigh the same, however many answers each has.
 
     Raises GeometryBenchError where lengths differ, where one class has no answer, and where no token qualifies.

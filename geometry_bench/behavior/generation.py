@@ -21,7 +21,7 @@ from geometry_bench.activations.batching import Batch, Ids
 from geometry_bench.activations.halving import run_all
 from geometry_bench.behavior.end_tokens import end_tokens
 from geometry_bench.behavior.interventions import Intervention, applied, chosen_blocks, facts
-from geometry_bench.behavior.passes import left_padded, planned, refuse_prompts
+from geometry_bench.behavior.passes import inputs_of, planned, refuse_prompts
 from geometry_bench.behavior.sampling import Draws, seed_of
 from geometry_bench.behavior.store import Answer, AnswerFile, Answers
 from geometry_bench.errors import GeometryBenchError
@@ -142,20 +142,22 @@ def _batches(
     """Batches of items with their answers."""
 
     def run(batch: Batch) -> list[Answer]:
-        return _run(subject, [waiting[row] for row in batch.rows], settings, ends)
+        return _run(subject, [waiting[row] for row in batch.rows], settings, ends, plan.prefix)
 
     prompts = [item.ids for item in waiting]
-    batches, lengths = planned(subject, prompts, new_tokens=settings.new_tokens, token_budget=token_budget)
+    plan = planned(subject, prompts, new_tokens=settings.new_tokens, token_budget=token_budget)
     places = {item: row for row, item in enumerate(waiting)}
     where = [places.get(item, -1) for item in given]
-    for batch, answers in run_all(batches, lengths, run, where):
+    for batch, answers in run_all(plan.batches, plan.lengths, run, where):
         yield [waiting[row] for row in batch.rows], answers
 
 
-def _run(subject: Subject, items: Sequence[_Item], settings: Settings, ends: Sequence[int]) -> list[Answer]:
-    """Answers of one batch."""
+def _run(
+    subject: Subject, items: Sequence[_Item], settings: Settings, ends: Sequence[int], prefix: int
+) -> list[Answer]:
+    """Answers of one batch, whose prompts have a ``prefix`` of so many tokens in common."""
     model = cast(Any, without_adapter(subject.model))
-    inputs = left_padded(subject, [item.ids for item in items])
+    inputs = inputs_of(subject, [item.ids for item in items], prefix)
     config = _configuration(
         max_new_tokens=settings.new_tokens, do_sample=False, eos_token_id=list(ends) or None, pad_token_id=0
     )

@@ -5,12 +5,25 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from geometry_bench.errors import GeometryBenchError
+
+_ONLY_BEGINNINGS: ContextVar[bool] = ContextVar("only_beginnings", default=False)
+
+
+@contextmanager
+def only_beginnings() -> Iterator[None]:
+    """Within it, passes hold beginnings of prompts, without any prompt's last token."""
+    before = _ONLY_BEGINNINGS.set(True)
+    try:
+        yield
+    finally:
+        _ONLY_BEGINNINGS.reset(before)
 
 
 class LastToken:
@@ -37,12 +50,14 @@ class LastToken:
         self._mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
 
     def places(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows and columns (batch,) of the last tokens in activations (batch, positions, width).
+        """Rows and columns of the last tokens in activations (batch, positions, width): (batch,), or none.
 
         Raises GeometryBenchError where several rows of several tokens came without a mask: rows may be padded.
         """
         count, positions = hidden.shape[:2]
         rows = torch.arange(count, device=hidden.device)
+        if _ONLY_BEGINNINGS.get():
+            return rows[:0], rows[:0]
         if count == 1 or positions == 1:
             return rows, torch.full_like(rows, positions - 1)
         if self._mask is None:
