@@ -5,20 +5,18 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TypeVar
 
 from geometry_bench.activations import batching
 from geometry_bench.activations.batching import Batch
 from geometry_bench.errors import GeometryBenchError
 
-Array = NDArray[np.float32]
+T = TypeVar("T")
 
 
 def run_all(
-    batches: Sequence[Batch], lengths: Sequence[int], run: Callable[[Batch], Array], where: Sequence[int]
-) -> Iterator[tuple[Batch, Array]]:
+    batches: Sequence[Batch], lengths: Sequence[int], run: Callable[[Batch], T], where: Sequence[int]
+) -> Iterator[tuple[Batch, T]]:
     """Run batches in order; where one does not fit the memory, it and all others as large are halved until they do."""
     waiting = list(reversed(batches))
     limit: int | None = None
@@ -28,9 +26,9 @@ def run_all(
             long, short = batching.halve(batch, lengths)
             waiting += [short, long]
             continue
-        pooled = _fitting(run, batch)
-        if pooled is not None:
-            yield batch, pooled
+        result = _fitting(run, batch)
+        if result is not None:
+            yield batch, result
             continue
         _free_memory()
         if len(batch.rows) == 1:
@@ -49,7 +47,7 @@ def run_all(
         waiting.append(batch)
 
 
-def _fitting(run: Callable[[Batch], Array], batch: Batch) -> Array | None:
+def _fitting(run: Callable[[Batch], T], batch: Batch) -> T | None:
     """A batch's result; None where memory ran out. On return the failed pass's tensors are no longer referred to."""
     try:
         return run(batch)

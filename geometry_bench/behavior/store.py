@@ -1,0 +1,75 @@
+"""Answers kept on disk, line by line, under everything that decides them: a run that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from geometry_bench.activations.keys import key_facts
+from geometry_bench.storage import append_line, cache_folder, digest
+from geometry_bench.subjects.subject import Subject
+
+CODE_VERSION = 1
+"""Raised whenever the same subject and prompts would give other answers than before: old answers are then left alone."""
+
+Finish = Literal["end", "length"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said: ``ids`` with the end token where it came, ``text`` without control tokens.
+
+    ``finish`` is "end" where the model ended it and "length" where it was cut.
+    """
+
+    ids: tuple[int, ...]
+    text: str
+    finish: Finish
+
+
+class Answers:
+    """``answers`` in a cache folder: a file for each subject, settings and interventions, and in it a line an answer."""
+
+    def __init__(self, cache: Path | None = None) -> None:
+        self.root = cache_folder("answers", cache)
+
+    def file(self, subject: Subject, decided: Mapping[str, Any]) -> AnswerFile:
+        """The file of a subject whose answers are decided by its weights, its computation and ``decided``."""
+        facts = {**key_facts(subject, (), {}), "site": "answers", "answers": CODE_VERSION, **decided}
+        key = digest(facts)
+        return AnswerFile(self.root / key[:2] / f"{key}.jsonl", {"subject": subject.identity.name, **facts})
+
+
+@dataclass(frozen=True)
+class AnswerFile:
+    """Answers under keys of their prompts; the first line has the ``facts`` that all share, for people to read."""
+
+    path: Path
+    facts: Mapping[str, Any]
+
+    def read(self) -> dict[str, Answer]:
+        """All answers by key. Half a line, as a killed process leaves it, counts as none."""
+        try:
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return {}
+        return dict(filter(None, map(_parsed, lines)))
+
+    def append(self, answers: Sequence[tuple[str, Answer]]) -> None:
+        """Add answers; on return they are on the disk. Raises GeometryBenchError where they cannot be written."""
+        begun = [] if self.path.exists() else [json.dumps({"facts": self.facts}, default=list)]
+        lines = [json.dumps({"key": key, **asdict(answer)}) for key, answer in answers]
+        append_line(self.path, "\n".join(begun + lines), remedy="make room, or generate without a store")
+
+
+def _parsed(line: str) -> tuple[str, Answer] | None:
+    try:
+        row = json.loads(line)
+        key, ids, text, finish = row["key"], tuple(map(int, row["ids"])), row["text"], row["finish"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    whole = isinstance(key, str) and isinstance(text, str) and finish in get_args(Finish)
+    return (key, Answer(ids, text, finish)) if whole and ids else None
