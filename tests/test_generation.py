@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -345,3 +346,15 @@ def test_tokens_must_be_different_ids_of_the_vocabulary() -> None:
     for tokens in ([4, 4], [320], [-1]):
         with pytest.raises(GeometryBenchError, match="not different ids"):
             first_token_logprobs(subject_of("llama"), PROMPTS, tokens)
+
+
+# The page
+
+
+def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).resolve().parents[1] / "docs" / "behavior.md"
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)), names)
+    assert names["answers"][0].text.startswith("I'm sorry, but I can't help you rob the bakery.")
+    assert names["found"].shape == (6, len(names["openings"]) + 1)
