@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +271,14 @@ def test_what_is_not_the_weights_doing_alone_is_not_kept(kept: tuple[Subject, An
 # Memory and bad input
 
 
+def test_logits_that_are_no_numbers_give_no_answer() -> None:
+    subject = subject_of("llama")
+    subject.model.lm_head.weight.data[5, 3] = torch.nan
+    for read in (lambda: generate(subject, PROMPTS, TWELVE), lambda: first_token_logprobs(subject, PROMPTS)):
+        with pytest.raises(GeometryBenchError, match="logits of model are not finite"):
+            read()
+
+
 def test_batches_that_do_not_fit_run_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = subject_of("llama")
     expected, run = generate(subject, PROMPTS, TWELVE), generation._run
@@ -346,15 +353,3 @@ def test_tokens_must_be_different_ids_of_the_vocabulary() -> None:
     for tokens in ([4, 4], [320], [-1]):
         with pytest.raises(GeometryBenchError, match="not different ids"):
             first_token_logprobs(subject_of("llama"), PROMPTS, tokens)
-
-
-# The page
-
-
-def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = Path(__file__).resolve().parents[1] / "docs" / "behavior.md"
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    exec("\n".join(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)), names)
-    assert names["answers"][0].text.startswith("I'm sorry, but I can't help you rob the bakery.")
-    assert names["found"].shape == (6, len(names["openings"]) + 1)
