@@ -1,4 +1,4 @@
-"""Projections read token by token, against plain passes; and the cost of an intervention in nats, against the model's loss."""
+"""Projections read token by token, against plain passes; and nats a token, against the model's own loss."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def test_a_trace_is_what_a_plain_pass_over_prompt_and_answer_gives(architecture:
         for trace, found in zip(TRACES, answer.traces, strict=True):
             whole = plainly(subject, [*prompt, *answer.ids], trace)
             assert found == pytest.approx(whole[len(prompt) - 1 : -1], abs=1e-4)
-    assert forced(subject, PROMPTS[:1], answers[0].ids, TRACES)[0] == pytest.approx(np.array(answers[0].traces), abs=1e-4)
+    assert forced(subject, PROMPTS[:1], answers[0].ids, TRACES)[0] == pytest.approx(
+        np.array(answers[0].traces), abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt_neox", "gpt2"])

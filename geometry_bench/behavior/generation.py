@@ -198,10 +198,10 @@ def _without_defaults(model: Any) -> Iterator[None]:
         model.generation_config = own
 
 
-def _answer(
-    subject: Subject, ids: Sequence[int], ends: Sequence[int], traces: Sequence[Sequence[float]]
-) -> Answer:
+def _answer(subject: Subject, ids: Sequence[int], ends: Sequence[int], traces: Sequence[Sequence[float]]) -> Answer:
     stop = next((place for place, token in enumerate(ids) if token in ends), None)
     said = tuple(ids if stop is None else ids[: stop + 1])
     text = subject.tokenizer.decode(said, skip_special_tokens=True)
-    return Answer(said, str(text), "length" if stop is None else "end", tuple(tuple(one[: len(said)]) for one in traces))
+    return Answer(
+        said, str(text), "length" if stop is None else "end", tuple(tuple(one[: len(said)]) for one in traces)
+    )

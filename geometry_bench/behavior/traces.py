@@ -93,9 +93,7 @@ def _hook(found: list[Tensor], trace: Trace, last: int) -> Any:
     return hook
 
 
-def forced(
-    subject: Subject, prompts: Sequence[Sequence[int]], words: Sequence[int], traces: Sequence[Trace]
-) -> Array:
+def forced(subject: Subject, prompts: Sequence[Sequence[int]], words: Sequence[int], traces: Sequence[Trace]) -> Array:
     """Projections (prompts, traces, words) where the same ``words`` follow every prompt, as if the model had said them.
 
     Column t is read at the token after which word t stands, as the traces of an answer are. Raises GeometryBenchError as
