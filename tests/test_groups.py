@@ -105,6 +105,35 @@ def test_a_direction_that_is_shared_is_found_through_the_maps(rotated: GroupLab)
     assert shared.details["top_singular_share"] == pytest.approx(1.0, abs=1e-3)
 
 
+@pytest.mark.parametrize("safest", ["lowest", "highest"])
+def test_routing_gains_what_the_lowest_projection_knows(safest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The member whose harmful request lies lowest, or highest, is the only one to refuse it."""
+    moved = 4 * np.random.default_rng(5).standard_normal((3, COUNT))
+
+    def make(member: str, role: str, latent: np.ndarray) -> np.ndarray:
+        if role == "unsafe":
+            latent[:, 0] += 4 * D_PRIME + moved["abc".index(member)]
+        turned: np.ndarray = latent @ ROTATIONS[member]
+        return turned
+
+    refusing = moved.argmin(axis=0) if safest == "lowest" else moved.argmax(axis=0)
+
+    def refused(group: GroupLab, member: str, role: str, new_tokens: int) -> np.ndarray:
+        return (refusing == "abc".index(member)) & (role == "unsafe")
+
+    monkeypatch.setattr(GroupLab, "refused", refused)
+    found = measure("universal.routing", planted_group(make))
+    assert found.details["refused_oracle"] == 1
+    assert found.details["refused_at_random"] == pytest.approx(1 / 3)
+    assert found.value == pytest.approx(2 / 3 if safest == "lowest" else -1 / 3, abs=0.03)
+    assert verdict("universal.routing", found) is (ClaimVerdict.HOLDS if safest == "lowest" else ClaimVerdict.FAILS)
+    assert found.null is not None
+    assert found.null.mean == pytest.approx(0, abs=0.01)
+    monkeypatch.setattr(GroupLab, "refused", lambda *_: np.ones(COUNT, dtype=bool))
+    with pytest.raises(NotApplicableError, match="nothing to choose"):
+        measure("universal.routing", planted_group(make))
+
+
 def test_published_cosines_are_those_of_all_prompts_and_so_is_any_contrast(rotated: GroupLab) -> None:
     # A map without intercept has to carry the members' common mean, and bends a little for it.
     found = measure("universal.reference_cosine", rotated, "b", "published")
