@@ -19,6 +19,7 @@ from geometry_bench.records.baselines import BaselineStore, Found
 from geometry_bench.records.comparability import unlike
 from geometry_bench.records.facts import GroupFacts, MemberFacts, ModelFacts, PairFacts, PromptInputs
 from geometry_bench.records.judgement import (
+    RULER,
     Answer,
     BaselineVerdict,
     ClaimVerdict,
@@ -28,7 +29,7 @@ from geometry_bench.records.judgement import (
     PublishedVerdict,
     Reason,
 )
-from geometry_bench.records.measurement import Baseline, BaselineCase, Measurement
+from geometry_bench.records.measurement import Absence, Baseline, BaselineCase, Measurement
 from geometry_bench.records.noise import noise_floor
 
 FAMILY_WISE_ERROR = 0.01
@@ -325,6 +326,8 @@ def _change(one: Measurement, claim: Claim, baselines: Baselines | None, margins
     refused = _incomparable(one, claim, stored, found.baseline)
     if refused is not None:
         return Moved(refused)
+    if Absence.NOT_ASKED in (getattr(one.missing, "reason", None), getattr(stored.missing, "reason", None)):
+        return Moved(Answer(BaselineVerdict.NO_BASELINE, Reason.NONE_STORED, {"sentence": "it was not asked for"}))
     new, old = one.estimate, stored.estimate
     if new is None or new.value is None or old is None or old.value is None:
         same = (new is None or new.value is None) and (old is None or old.value is None)
@@ -334,6 +337,7 @@ def _change(one: Measurement, claim: Claim, baselines: Baselines | None, margins
     margin = margins.get(one.key, margins.get(one.claim, claim.smallest_change))
     facts: dict[str, Fact] = {"value": new.value, "old": old.value, "difference": new.value - old.value}
     facts |= {"margin": margin, "label": new.label, "old_label": old.label}
+    facts |= _ruler(found.baseline, claim)
     compared: Compared | None
     try:
         compared = claim.comparison.between(new, old, margin)
@@ -346,6 +350,13 @@ def _change(one: Measurement, claim: Claim, baselines: Baselines | None, margins
         if abs(new.value - old.value) <= floor and new.label == old.label:
             return Moved(Answer(BaselineVerdict.SAME, Reason.WITHIN_NOISE, facts), compared=compared)
     return Moved(facts=facts, compared=compared)
+
+
+def _ruler(baseline: Baseline, claim: Claim) -> dict[str, Fact]:
+    """How far the baseline's own copies lie from it, as ``ruler COPY``, where that was measured."""
+    case = baseline.cases.get(claim.ruler) if claim.ruler is not None else None
+    estimate = case.estimate if case is not None else None
+    return {f"{RULER} {copy}": value for copy, value in estimate.details.items()} if estimate is not None else {}
 
 
 def _absent(one: Measurement, baselines: Baselines | None, found: Stored | None) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -256,16 +257,24 @@ class Lab(Memo):
         return [answer.text for answer in answers]
 
     @remembered
-    def encoded_under(self, name: str, system: str) -> list[Encoded]:
-        """Token ids of each request of a set under a system prompt of the pack."""
-        text = self.pack.systems[system]
-        return [self.subject.chat.encode(text, request) for request in self.request_settings.load(name).texts]
+    def encoded_under(self, name: str, systems: tuple[str, ...]) -> list[Encoded]:
+        """Token ids of each request of a set under one of some system prompts of the pack, taken in turn."""
+        texts = [self.pack.systems[system] for system in systems]
+        drawn = self.request_settings.load(name).texts
+        return [self.subject.chat.encode(texts[row % len(texts)], request) for row, request in enumerate(drawn)]
 
     @remembered
-    def requests_under(self, name: str, system: str) -> Array:
-        """Last-token block outputs (requests, layers, width) of the requests of a set under a system prompt of the pack."""
-        prompts = [prompt.ids for prompt in self.encoded_under(name, system)]
-        return self._pooled(prompts, (LAST,), f"{self.identity.name}: {name} under {system}")[LAST]
+    def requests_under(self, name: str, systems: tuple[str, ...]) -> Array:
+        """Last-token block outputs (requests, layers, width) of the requests of a set under system prompts in turn."""
+        prompts = [prompt.ids for prompt in self.encoded_under(name, systems)]
+        return self._pooled(prompts, (LAST,), f"{self.identity.name}: {name} under {', '.join(systems)}")[LAST]
+
+    @contextmanager
+    def changed(self, change: Callable[[Subject], AbstractContextManager[None]]) -> Iterator[Lab]:
+        """A lab of the same model while it is changed; nothing that it measures is kept."""
+        with change(self.subject):
+            settings = (self._capture_settings, None, self.request_settings, NOTHING)
+            yield Lab(self.spec, self.identity, self.pack, *settings, self.subject)
 
     @remembered
     def common_beginning(self, sets: tuple[str, ...], rendering: RequestRendering) -> int:
