@@ -240,6 +240,10 @@ class Lab(Memo):
     @remembered
     def first_tokens(self, name: str) -> Array:
         """Log-probabilities (requests, vocabulary), float32, of the token after each request of a set in a chat."""
+        return self.first_tokens_now(name)
+
+    def first_tokens_now(self, name: str) -> Array:
+        """The same, computed again: under interventions."""
         from geometry_bench.behavior.first_token import first_token_logprobs
 
         prompts = [prompt.ids for prompt in self.encoded_requests(name, "chat")]
