@@ -323,11 +323,11 @@ def _change(one: Measurement, claim: Claim, baselines: Baselines | None, margins
         return Moved(
             Answer(BaselineVerdict.NO_BASELINE, Reason.NONE_STORED, {"sentence": _absent(one, baselines, found)})
         )
+    if Absence.NOT_ASKED in (getattr(one.missing, "reason", None), getattr(stored.missing, "reason", None)):
+        return Moved(Answer(BaselineVerdict.NO_BASELINE, Reason.NONE_STORED, {"sentence": "it was not asked for"}))
     refused = _incomparable(one, claim, stored, found.baseline)
     if refused is not None:
         return Moved(refused)
-    if Absence.NOT_ASKED in (getattr(one.missing, "reason", None), getattr(stored.missing, "reason", None)):
-        return Moved(Answer(BaselineVerdict.NO_BASELINE, Reason.NONE_STORED, {"sentence": "it was not asked for"}))
     new, old = one.estimate, stored.estimate
     if new is None or new.value is None or old is None or old.value is None:
         same = (new is None or new.value is None) and (old is None or old.value is None)
@@ -336,14 +336,14 @@ def _change(one: Measurement, claim: Claim, baselines: Baselines | None, margins
         return Moved(Answer(BaselineVerdict.UNDECIDED, Reason.UNDEFINED_IN_ONE))
     margin = margins.get(one.key, margins.get(one.claim, claim.smallest_change))
     facts: dict[str, Fact] = {"value": new.value, "old": old.value, "difference": new.value - old.value}
-    facts |= {"margin": margin, "label": new.label, "old_label": old.label}
-    facts |= _ruler(found.baseline, claim)
+    facts |= {"margin": margin, **_ruler(found.baseline, claim)}
     compared: Compared | None
     try:
         compared = claim.comparison.between(new, old, margin)
     except UntestableError as reason:
         compared, facts["sentence"] = None, str(reason)
     if claim.comparison.of_values:
+        facts |= {"label": new.label, "old_label": old.label}
         # A floor measured as 0 would make a rounding error a change.
         spacing = 64 * float(np.spacing(max(abs(new.value), abs(old.value))))
         facts["floor"] = floor = max(noise_floor(claim.metric, one.subject.dtype), spacing)

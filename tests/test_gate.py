@@ -17,6 +17,7 @@ import geometry_bench as gb
 from geometry_bench.behavior.rounding import COPIES, copied
 from geometry_bench.claims.changes import ContrastDisplacement, OpeningShift, folded
 from geometry_bench.geometry.frozen import transfer
+from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.records.estimates import Estimate, Packed, Sample
 from geometry_bench.records.judgement import BaselineVerdict
 from geometry_bench.resources import data_root
@@ -87,13 +88,9 @@ def test_half_precision_and_small_noise_are_no_alarm(against: Callable[..., tupl
 def test_what_cannot_be_compared_is_never_answered(against: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     """Another shape, dtype, template or prompt: exit 2, and a sentence that says in what they differ."""
     sets = data_root() / "fixtures" / "zoo" / "sets" / "requests.toml"
+    drawn = RequestSettings(40, own=(("unsafe", f"{sets}:unsafe"),)).load("unsafe").texts[0]
     other = tmp_path / "other.toml"
-    text = sets.read_text(encoding="utf-8")
-    other.write_text(text.replace("[[unsafe]]\n", "[[unsafe]]\n", 1), encoding="utf-8")
-    lines = text.splitlines(keepends=True)
-    place = next(n for n, line in enumerate(lines) if line.startswith("text") and n > 3)
-    lines[place] = lines[place].replace('text = "', 'text = "Please, ', 1)
-    other.write_text("".join(lines), encoding="utf-8")
+    other.write_text(sets.read_text(encoding="utf-8").replace(json.dumps(drawn), json.dumps(f"Please. {drawn}")))
     cases = [
         (
             (data_root() / "fixtures" / "zoo" / "neox-d96" / "aligned",),
@@ -101,6 +98,7 @@ def test_what_cannot_be_compared_is_never_answered(against: Callable[..., tuple[
         ),
         ((FAMILY / "aligned-harmful", "--dtype", "bfloat16"), "dtype is bfloat16 here, float32 in the baseline"),
         ((FAMILY / "aligned-harmful", "--requests", "24"), "the inputs are not those"),
+        ((FAMILY / "aligned", "--set", f"unsafe={other}:unsafe"), "the inputs are not those"),
     ]
     template = Path(shutil.copytree(FAMILY / "aligned", tmp_path / "template"))
     found = (template / "chat_template.jinja").read_text()
@@ -110,7 +108,7 @@ def test_what_cannot_be_compared_is_never_answered(against: Callable[..., tuple[
         code, out = against(*arguments)
         assert code == 2, out
         assert sentence in out
-        assert " MOVED " not in out
+        assert "MOVED: " not in out
 
 
 def test_what_it_cannot_tell_and_how_that_is_chosen(against: Callable[..., tuple[int, str]]) -> None:
@@ -144,7 +142,10 @@ def test_two_models_are_compared_at_once(shell: Shell, tmp_path: Path) -> None:
 
 def test_what_the_parents_direction_does_on_the_child(baselines: Path, shell: Shell, tmp_path: Path) -> None:
     options = ("--baselines", baselines, "--against", PARENT, "--requests", "40", "--results", tmp_path / "results")
-    shell("run", "--model", FAMILY / "aligned-harmful", "--claim", "finetune.*", "--answers", *options)
+    claims = [
+        f"--claim=finetune.{name}" for name in ("frozen_direction", "direction_cosine", "realignment", "ablation")
+    ]
+    shell("run", "--model", FAMILY / "aligned-harmful", *claims, "--answers", *options)
     values = {one.measurement.key: one for one in gb.load(tmp_path / "results")}
     assert values["finetune.frozen_direction[auroc]"].value == pytest.approx(0, abs=0.02)
     assert values["finetune.direction_cosine"].value < 0.97
@@ -153,7 +154,7 @@ def test_what_the_parents_direction_does_on_the_child(baselines: Path, shell: Sh
     assert values["finetune.ablation[frozen]"].value < values["finetune.ablation[frozen]"].estimate.null.low
 
 
-def test_checkpoints_are_a_trajectory(shell: Shell, tmp_path: Path) -> None:
+def test_checkpoints_are_a_trajectory(shell: Shell, pack: Path, tmp_path: Path) -> None:
     """Checkpoints on the straight way from the parent to a harmful fine-tune: the displacement only grows."""
     start, end = (load_file(FAMILY / name / "model.safetensors") for name in ("aligned", "aligned-harmful"))
     for step in range(4):
@@ -166,7 +167,7 @@ def test_checkpoints_are_a_trajectory(shell: Shell, tmp_path: Path) -> None:
     code, out, err = shell(
         *("run", "--checkpoints", tmp_path / "run", "--claim", "finetune.trajectory", "--requests", "24"),
         *("--results", tmp_path / "results", "--set", f"safe={FAMILY.parent}/sets/requests.toml:safe"),
-        *("--set", f"unsafe={FAMILY.parent}/sets/requests.toml:unsafe", "--prompts", FAMILY.parent / "pack.toml"),
+        *("--set", f"unsafe={FAMILY.parent}/sets/requests.toml:unsafe", "--prompts", pack),
     )
     assert code in (0, 1), out + err
     found = {one.measurement.case: one for one in gb.load(tmp_path / "results")}
@@ -192,14 +193,14 @@ def test_frozen_directions_and_what_realigns_them_are_known_where_the_change_is(
     parent[labels, 0] += 4
     folds = np.arange(200) // 2 % 10
     shifted = transfer(parent + 5, parent, labels, folds)
-    assert (shifted.frozen, shifted.threshold) == (pytest.approx(shifted.fresh), 0.5)
+    assert (shifted.frozen, shifted.threshold) == pytest.approx((shifted.fresh, 0.5), abs=0.01)
     assert shifted.rescaled == pytest.approx(shifted.own, abs=0.02)
     turned, _ = np.linalg.qr(generator.normal(size=(12, 12)))
     rotated = transfer(parent @ turned, parent, labels, folds)
     assert abs(rotated.frozen - 0.5) < rotated.fresh - 0.5
     assert rotated.rotated == pytest.approx(rotated.fresh, abs=0.01)
     same = transfer(parent, parent, labels, folds)
-    assert (same.frozen, same.threshold) == (pytest.approx(same.fresh), pytest.approx(same.own))
+    assert (same.frozen, same.threshold) == pytest.approx((same.fresh, same.own), abs=0.01)
 
 
 @pytest.mark.parametrize("copy", COPIES)
