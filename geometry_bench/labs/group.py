@@ -6,10 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from geometry_bench.activations.pooling import Pooling
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
-from geometry_bench.labs.memo import Memo
+from geometry_bench.labs.answering import refused
+from geometry_bench.labs.memo import Memo, remembered
 from geometry_bench.labs.model import Lab
 from geometry_bench.labs.requirements import Requirements
 from geometry_bench.prompts.roles import RequestSettings
@@ -86,6 +90,13 @@ class GroupLab(Memo):
         """
         place = (role, pooling or self.requires.poolings[0], self.depth if depth is None else depth)
         return self._measured[member].states[place]
+
+    @remembered
+    def refused(self, member: str, role: str, new_tokens: int) -> NDArray[np.bool_]:
+        """Which of the requests of a role (prompts,) a member refuses, by rules; the member is loaded again for it."""
+        lab = self._open(member)
+        prompts = [prompt.ids for prompt in lab.encoded_requests(role, "chat")]
+        return refused(lab, prompts, new_tokens, label=f"answers to {role}")
 
     def block(self, member: str) -> int:
         """The 0-based block of a member at the declared depth."""

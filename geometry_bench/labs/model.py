@@ -26,6 +26,7 @@ from geometry_bench.subjects.spec import Identity, SubjectSpec
 if TYPE_CHECKING:
     from geometry_bench.activations.cache import Cache
     from geometry_bench.activations.readability import Readability
+    from geometry_bench.behavior.store import Answers
     from geometry_bench.prompts.render import Encoded
     from geometry_bench.subjects.subject import Subject
 
@@ -101,7 +102,7 @@ class Lab(Memo):
     """What claims may ask of one model.
 
     It is loaded on the first question that needs it, so that a resumed run loads nothing; ``subject`` is one that is in
-    memory already. ``wanted`` are the poolings that all claims of the run read, captured together.
+    memory already. ``wanted`` are the poolings that all claims of the run read, captured together. ``store`` keeps answers.
     """
 
     def __init__(
@@ -114,11 +115,12 @@ class Lab(Memo):
         requests: RequestSettings | None = None,
         wanted: Wanted = NOTHING,
         subject: Subject | None = None,
+        store: Answers | None = None,
     ) -> None:
         super().__init__()
         self.spec, self.identity, self.pack = spec, identity, pack
         self.request_settings, self.wanted = requests or RequestSettings(), wanted
-        self._capture_settings, self._cache = capture or CaptureSettings(), cache
+        self.capture_settings, self._cache, self.store = capture or CaptureSettings(), cache, store
         self._requests: dict[tuple[str, RequestRendering], Requests] = {}
         if subject is not None:
             self.subject = subject
@@ -180,7 +182,7 @@ class Lab(Memo):
         alone = rendering == "published" and self.subject.dtype not in ("float32", "float64")
         if rendering == "published" and not alone and self._same_tokens(messages):
             return self.states(messages, "corrected")
-        settings = replace(self._capture_settings, batch_size=1) if alone else self._capture_settings
+        settings = replace(self.capture_settings, batch_size=1) if alone else self.capture_settings
         return self._captured(self.encoded(messages, rendering), f"{self.identity.name}: {messages}", settings)
 
     def _same_tokens(self, messages: str) -> bool:
@@ -202,7 +204,7 @@ class Lab(Memo):
     ) -> Mapping[Pooling, Array]:
         from geometry_bench.activations.capture import capture
 
-        how = asdict(settings or self._capture_settings)
+        how = asdict(settings or self.capture_settings)
         return capture(self.subject, prompts, poolings, label=label, cache=self._cache, **how)
 
     @remembered
@@ -247,18 +249,8 @@ class Lab(Memo):
         from geometry_bench.behavior.first_token import first_token_logprobs
 
         prompts = [prompt.ids for prompt in self.encoded_requests(name, "chat")]
-        shown = self._capture_settings.progress
+        shown = self.capture_settings.progress
         return first_token_logprobs(self.subject, prompts, progress=shown, label=f"{self.identity.name}: first tokens")
-
-    @remembered
-    def answers(self, name: str, new_tokens: int) -> list[str]:
-        """Greedy answers to the requests of a set in a chat."""
-        from geometry_bench.behavior.generation import Settings, generate
-
-        prompts = [prompt.ids for prompt in self.encoded_requests(name, "chat")]
-        shown, label = self._capture_settings.progress, f"{self.identity.name}: answers to {name}"
-        answers = generate(self.subject, prompts, Settings(new_tokens=new_tokens), progress=shown, label=label)
-        return [answer.text for answer in answers]
 
     @remembered
     def encoded_under(self, name: str, systems: tuple[str, ...]) -> list[Encoded]:
@@ -277,7 +269,7 @@ class Lab(Memo):
     def changed(self, change: Callable[[Subject], AbstractContextManager[None]]) -> Iterator[Lab]:
         """A lab of the same model while it is changed; nothing that it measures is kept."""
         with change(self.subject):
-            settings = (self._capture_settings, None, self.request_settings, NOTHING)
+            settings = (self.capture_settings, None, self.request_settings, NOTHING)
             yield Lab(self.spec, self.identity, self.pack, *settings, self.subject)
 
     @remembered
@@ -336,7 +328,7 @@ class Lab(Memo):
             [prompt.ids for prompt in self.encoded_requests(name, rendering)],
             poolings,
             label=f"{self.identity.name}: {name}",
-            **asdict(self._capture_settings),
+            **asdict(self.capture_settings),
         ):
             for pooling, values in pooled.items():
                 for number in np.unique(codes[rows]):

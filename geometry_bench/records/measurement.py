@@ -30,6 +30,7 @@ class Absence(StrEnum):
     NOTHING_AGREES = "nothing agrees"
     UNPAIRED_SETS = "unpaired sets"
     NO_OPENINGS = "no openings"
+    NO_REFUSALS = "no refusals"
     NOT_ASKED = "not asked for"
     UNDEFINED = "undefined"
     UNSAID = "unsaid"

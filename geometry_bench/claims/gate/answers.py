@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geometry_bench.behavior.refusals import VERSION, refuses
+from geometry_bench.behavior.refusals import VERSION
 from geometry_bench.claims.changes import HARMFUL, HARMLESS, LOG_P, TOKENS
 from geometry_bench.claims.gate.contrasts import CLASSES, sample_of
 from geometry_bench.claims.model import Case, Estimates
@@ -16,6 +16,7 @@ from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.openings import LEAST_MARGIN, likeliest, log_odds, mean_shares
 from geometry_bench.geometry.openings import openings as openings_of
 from geometry_bench.geometry.resampling import jackknife_interval
+from geometry_bench.labs.answering import refused as refused_by
 from geometry_bench.labs.memo import remembered
 from geometry_bench.labs.model import Lab
 from geometry_bench.records.estimates import Estimate, Packed, Sample, Units
@@ -87,7 +88,8 @@ def refused(lab: Lab, case: Case) -> Estimates:
     """Share of the short greedy answers to requests of a class that refuse, by rules."""
     (name,) = case.parameters
     requests = lab.request_settings.load(name)
-    flags = np.array([refuses(text) for text in lab.answers(name, NEW_TOKENS)], dtype=np.float64)
+    prompts = [prompt.ids for prompt in lab.encoded_requests(name, "chat")]
+    flags = refused_by(lab, prompts, NEW_TOKENS, label=f"answers to {name}").astype(np.float64)
     labels = np.full(len(flags), name == HARMFUL)
     sample = sample_of([one.id for one in requests.requests], labels, requests.topics)
     folds = np.array(sample.folds)
