@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,22 +42,34 @@ WIDTH, LAYERS, COUNT = 32, 6, 300
 Make = Callable[[str, str, np.ndarray], np.ndarray]
 
 
-def planted_group(make: Make, members: tuple[str, ...] = ("a", "b", "c"), count: int = COUNT) -> GroupLab:
-    """A group whose members see one latent (prompts, WIDTH) a role: ``make(member, role, latent)`` gives its states."""
+def planted_group(
+    make: Make,
+    members: tuple[str, ...] = ("a", "b", "c"),
+    count: int = COUNT,
+    untrained: Make = lambda name, role, latent: latent,
+) -> GroupLab:
+    """A group whose members see one latent (prompts, WIDTH) a role: ``make(member, role, latent)`` gives its states.
+
+    So does ``untrained`` those of a member's twins, by their names: as a default what is there before anything is learned.
+    """
     settings = RequestSettings(count)
     latents = {
         role: np.random.default_rng(place).standard_normal((len(settings.load(role)), WIDTH))
         for place, role in enumerate(("safe", "unsafe", ALIGNMENT))
     }
 
-    def member(name: str) -> Any:
+    def read(name: str, making: Make) -> Callable[..., Any]:
         def requests(role: str, **_: Any) -> Any:
-            states = make(name, role, latents[role].copy()).astype(np.float32)
+            states = making(name, role, latents[role].copy()).astype(np.float32)
             return SimpleNamespace(states={MEAN_LAST_FIVE: np.repeat(states[:, None], LAYERS, axis=1)})
 
+        return requests
+
+    def member(name: str) -> Any:
         return SimpleNamespace(
             layers=LAYERS,
-            requests=requests,
+            requests=read(name, make),
+            twin=lambda seed: nullcontext(SimpleNamespace(layers=LAYERS, requests=read(f"{name} {seed}", untrained))),
             subject=SimpleNamespace(tokenizer=SimpleNamespace(get_vocab=lambda: {"x" if name == "alien" else "e": 0})),
             facts=lambda id: SimpleNamespace(alignment="DPO" if name == "c" else "SFT"),
             inputs=lambda required: PromptInputs(hash=name, pooling="", site="", truncated_prompts=0),
