@@ -1,4 +1,4 @@
-"""Controls: what is found on aligned models, and is not on untrained twins, on classes that do not differ, and in their place."""
+"""Controls: what is found on aligned models, and not on untrained twins of them nor between classes that do not differ."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_harmless_requests_dealt_into_two_classes_are_not_told_apart(aligned: La
 
 
 def test_a_twin_has_shape_tokenizer_and_settings_of_the_model_and_no_weight_of_it(tmp_path: Path) -> None:
-    spec = SubjectSpec(str(tiny_model("gpt_neox", tmp_path, tie_word_embeddings=False)), dtype="bfloat16")
+    spec = SubjectSpec(str(tiny_model("gpt_neox", tmp_path, seed=3)), dtype="bfloat16")
     subject = load(spec)
     before = {name: value.clone() for name, value in subject.model.state_dict().items()}
     state, default = torch.get_rng_state(), torch.get_default_dtype()
@@ -135,24 +135,24 @@ def test_a_wrapped_model_of_any_class_has_one(kind: str) -> None:
     assert len(twin.blocks) == len(subject.blocks)
 
 
-def test_a_twin_is_captured_once_on_disk(tmp_path: Path) -> None:
+def test_a_twin_is_captured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = SubjectSpec(str(tiny_model("llama", tmp_path)))
-    cache = Cache(tmp_path / "cache")
 
-    def states() -> np.ndarray:
-        lab = Lab(spec, resolve(spec), load_pack(), NOT_SHOWN, cache, RequestSettings(5))
-        with lab.twin() as twin:
+    def states(seed: int = 0) -> np.ndarray:
+        lab = Lab(spec, resolve(spec), load_pack(), NOT_SHOWN, Cache(tmp_path / "cache"), RequestSettings(5))
+        with lab.twin(seed) as twin:
             found: np.ndarray = twin.requests("safe", rendering="chat", poolings=(LAST,)).states[LAST]
         lab.close()
         return found
 
+    def no_pass(*_: Any) -> None:
+        raise AssertionError("a forward pass")
+
     first = states()
-    kept = sorted(cache.root.rglob("*.safetensors"))
-    assert kept
-    written = [path.stat().st_mtime_ns for path in kept]
+    monkeypatch.setattr("geometry_bench.activations.capture._passes", no_pass)
     np.testing.assert_array_equal(states(), first)
-    assert sorted(cache.root.rglob("*.safetensors")) == kept
-    assert [path.stat().st_mtime_ns for path in kept] == written
+    with pytest.raises(AssertionError, match="a forward pass"):
+        states(seed=1)
 
 
 def test_where_none_can_be_built_the_control_says_so(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +163,7 @@ def test_where_none_can_be_built_the_control_says_so(tiny: Path, monkeypatch: py
         raise TypeError("weights are needed")
 
     monkeypatch.setattr(kind, "__init__", needs_more)
-    with pytest.raises(NotApplicableError, match="no untrained twin of tiny .* weights are needed") as absent:
+    with pytest.raises(NotApplicableError, match=r"no untrained twin of tiny .* weights are needed") as absent:
         measure("control.untrained_refusal", lab)
     assert absent.value.missing.reason is Absence.NO_TWIN
 
@@ -203,7 +203,9 @@ def test_two_nulls_side_by_side_must_both_be_exceeded() -> None:
 def group(tmp_path_factory: pytest.TempPathFactory) -> GroupLab:
     """Two aligned members and an untrained one, mapped by instructions that both classes are among, at the full depth."""
     sets = data_root() / "fixtures" / "zoo" / "sets" / "requests.toml"
-    mapped = [text for name in ("harmful-a", "harmful-b", "instructions") for text in load_set(f"{sets}:{name}").texts[:160]]
+    mapped = [
+        text for name in ("harmful-a", "harmful-b", "instructions") for text in load_set(f"{sets}:{name}").texts[:160]
+    ]
     file = tmp_path_factory.mktemp("sets") / "both.txt"
     file.write_text("\n".join(mapped), encoding="utf-8")
     sources = (("alignment", str(file)),)
@@ -224,12 +226,12 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> GroupLab:
 
 def test_members_share_an_axis_and_an_untrained_one_does_not_though_it_exceeds_swapped_labels(group: GroupLab) -> None:
     assert len(group.twins) == 4
-    for claim in ("universal.reference_cosine", "universal.auroc"):
-        assert verdict(claim, measure(claim, group, "neox-d96")) is ClaimVerdict.HOLDS
-        assert verdict(claim, measure(claim, group, "untrained")) is not ClaimVerdict.HOLDS
+    assert any("it is a twin itself" in note for note in group.inputs(group.requires).notes)
     trained, untrained = (measure("universal.reference_cosine", group, name) for name in ("neox-d96", "untrained"))
     assert trained.value is not None
     assert untrained.value is not None
     assert trained.value > 0.85
+    assert verdict("universal.reference_cosine", trained) is ClaimVerdict.HOLDS
     assert untrained.value > untrained.details["permuted_high"]  # type: ignore[operator]
-    assert any("it is a twin itself" in note for note in group.inputs(group.requires).notes)
+    for claim in ("universal.reference_cosine", "universal.shared_axis", "universal.auroc"):
+        assert verdict(claim, measure(claim, group, "untrained")) is not ClaimVerdict.HOLDS

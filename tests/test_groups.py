@@ -118,6 +118,31 @@ def test_a_direction_that_is_shared_is_found_through_the_maps(rotated: GroupLab)
     assert shared.details["top_singular_share"] == pytest.approx(1.0, abs=1e-3)
 
 
+def test_what_untrained_models_show_too_is_inside_the_null() -> None:
+    def words(name: str, role: str, latent: np.ndarray) -> np.ndarray:
+        """Classes that differ in their words: every model sees that, trained or not, with some noise of its own."""
+        latent[:, 0] += D_PRIME * (role == "unsafe")
+        noise = np.random.default_rng([*name.encode(), len(role)]).standard_normal(latent.shape)
+        seen: np.ndarray = latent + 0.3 * noise
+        return seen
+
+    group = planted_group(words, untrained=words)
+    assert group.twins == (
+        "a untrained 0",
+        "a untrained 1",
+        "b untrained 0",
+        "b untrained 1",
+        "c untrained 0",
+        "c untrained 1",
+    )
+    for claim, case in (("reference_cosine", "b"), ("shared_axis", "b"), ("shared_axis", "mean"), ("auroc", "b")):
+        found = measure(f"universal.{claim}", group, case)
+        assert found.value is not None
+        assert found.value > found.details["permuted_high"] + 0.1  # type: ignore[operator]
+        assert found.details["untrained_mean"] == pytest.approx(found.value, abs=0.1)
+        assert verdict(f"universal.{claim}", found) is ClaimVerdict.INCONCLUSIVE
+
+
 def test_published_cosines_are_those_of_all_prompts_and_so_is_any_contrast(rotated: GroupLab) -> None:
     # A map without intercept has to carry the members' common mean, and bends a little for it.
     found = measure("universal.reference_cosine", rotated, "b", "published")
