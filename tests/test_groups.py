@@ -119,28 +119,27 @@ def test_a_direction_that_is_shared_is_found_through_the_maps(rotated: GroupLab)
 
 
 def test_what_untrained_models_show_too_is_inside_the_null() -> None:
-    def words(name: str, role: str, latent: np.ndarray) -> np.ndarray:
+    def words(seed: int) -> Make:
         """Classes that differ in their words: every model sees that, trained or not, with some noise of its own."""
-        latent[:, 0] += D_PRIME * (role == "unsafe")
-        noise = np.random.default_rng([*name.encode(), len(role)]).standard_normal(latent.shape)
-        seen: np.ndarray = latent + 0.3 * noise
-        return seen
 
-    group = planted_group(words, untrained=words)
-    assert group.twins == (
-        "a untrained 0",
-        "a untrained 1",
-        "b untrained 0",
-        "b untrained 1",
-        "c untrained 0",
-        "c untrained 1",
-    )
-    for claim, case in (("reference_cosine", "b"), ("shared_axis", "b"), ("shared_axis", "mean"), ("auroc", "b")):
-        found = measure(f"universal.{claim}", group, case)
-        assert found.value is not None
-        assert found.value > found.details["permuted_high"] + 0.1  # type: ignore[operator]
-        assert found.details["untrained_mean"] == pytest.approx(found.value, abs=0.1)
-        assert verdict(f"universal.{claim}", found) is ClaimVerdict.INCONCLUSIVE
+        def make(name: str, role: str, latent: np.ndarray) -> np.ndarray:
+            latent[:, 0] += D_PRIME * (role == "unsafe")
+            noise = np.random.default_rng([seed, *name.encode(), len(role)]).standard_normal(latent.shape)
+            seen: np.ndarray = latent + 0.3 * noise
+            return seen
+
+        return make
+
+    verdicts = []
+    for group in (planted_group(words(seed), untrained=words(seed)) for seed in range(2)):
+        assert group.twins == tuple(f"{name} untrained {seed}" for name in "abc" for seed in (0, 1))
+        for claim, cases in (("reference_cosine", "bc"), ("shared_axis", "abc"), ("auroc", "abc")):
+            for found in (measure(f"universal.{claim}", group, case) for case in cases):
+                assert found.value is not None
+                assert found.value > found.details["permuted_high"] + 0.1  # type: ignore[operator]
+                assert found.details["untrained_mean"] == pytest.approx(found.value, abs=0.03)
+                verdicts.append(verdict(f"universal.{claim}", found))
+    assert verdicts.count(ClaimVerdict.HOLDS) <= 2  # of 16, each by a chance of 5 %
 
 
 def test_published_cosines_are_those_of_all_prompts_and_so_is_any_contrast(rotated: GroupLab) -> None:
