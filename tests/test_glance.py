@@ -37,10 +37,11 @@ def test_every_verdict_has_its_line_with_the_chief_reason() -> None:
             judged("NOT_APPLICABLE", Reason.ABSENT, "a.e", missing=ABSENT, estimates={}),
             judged("HOLDS", Reason.BEYOND_NULL, "control.untrained"),
             judged("FAILS", Reason.NOT_MET, "control.sham"),
+            judged("INCONCLUSIVE", Reason.STRADDLES, "control.untrained"),
         ]
     )
     assert found == [
-        "at a glance: 13 cases on 1 subject",
+        "at a glance: 14 cases on 1 subject",
         "  holds beyond its null   4 detection.early ×3, gate.refusal",
         "  holds, no null asked    1 gate.safety",
         "  fails                   1 magnitude.norm_gap",
@@ -48,7 +49,8 @@ def test_every_verdict_has_its_line_with_the_chief_reason() -> None:
         "                            null, the model cannot read the text",
         "                            a.d ×2, a.b, a.c",
         "  not applicable          1 no system role",
-        "  controls                  1 of 2 as they should be, control.sham",
+        "  controls                  1 of 3 as they should be, not: control.sham, cannot",
+        "                            be told: control.untrained",
     ]
 
 

@@ -37,9 +37,7 @@ def glance(judged: Sequence[Judgement]) -> list[str]:
     lines += _row("", unknown, _names, counted=False, most=1)
     lines += _row("not applicable", absent, lambda found: _counted(map(_why_absent, found)), most=1)
     if controls:
-        wrong = [one for one in controls if one.claim.verdict is not ClaimVerdict.HOLDS]
-        text = [f"{len(controls) - len(wrong)} of {len(controls)} as they should be", *_names(wrong)]
-        lines += _wrapped("controls", "", text)
+        lines += _wrapped("controls", "", _told_of_controls(controls))
     return lines
 
 
@@ -64,6 +62,20 @@ def _wrapped(label: str, count: str, parts: Sequence[str], most: int = 2) -> lis
         if len(lines) <= most:
             return lines
     return [head.rstrip()]
+
+
+def _told_of_controls(controls: Sequence[Judgement]) -> list[str]:
+    kinds = {verdict: [one for one in controls if one.claim.verdict is verdict] for verdict in ClaimVerdict}
+    told = [f"{len(kinds[ClaimVerdict.HOLDS])} of {len(controls)} as they should be"]
+    others = {
+        ClaimVerdict.FAILS: "not",
+        ClaimVerdict.INCONCLUSIVE: "cannot be told",
+        ClaimVerdict.NOT_APPLICABLE: "absent",
+    }
+    for verdict, word in others.items():
+        names = _names(kinds[verdict])
+        told += [f"{word}: {names[0]}", *names[1:]] if names else []
+    return told
 
 
 def _names(found: Sequence[Judgement]) -> list[str]:
