@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from geometry_bench.activations.pooling import LAST, Pooling
+from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.groups import Group, Summed, deal_topics
 from geometry_bench.geometry.moments import Folding, Moments
@@ -20,6 +21,7 @@ from geometry_bench.prompts.pack import Pack, without_opening
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.prompts.sets import RequestSet
 from geometry_bench.records.facts import ModelFacts, PromptInputs, Requested, RequestFacts
+from geometry_bench.records.measurement import Absence, NotApplicableError
 from geometry_bench.storage import digest_bytes
 from geometry_bench.subjects.spec import Identity, SubjectSpec
 
@@ -135,6 +137,36 @@ class Lab(Memo):
         from geometry_bench.subjects.load import load
 
         return load(self.spec, self.identity)
+
+    @contextmanager
+    def twin(self, seed: int = 0) -> Iterator[Lab]:
+        """The lab of an untrained model of this one's shape: same prompts, same settings. It is let go afterwards.
+
+        What is captured of it is kept in the disk cache as that of any model.
+
+        Raises:
+            NotApplicableError: it cannot be built.
+        """
+        from geometry_bench.subjects.twin import untrained_twin
+
+        try:
+            subject = untrained_twin(self.subject, seed)
+        except GeometryBenchError as error:
+            raise NotApplicableError(Absence.NO_TWIN, str(error)) from error
+        lab = Lab(
+            self.spec,
+            subject.identity,
+            self.pack,
+            self.capture_settings,
+            self._cache,
+            self.request_settings,
+            self.wanted,
+            subject,
+        )
+        try:
+            yield lab
+        finally:
+            lab.close()
 
     @property
     def layers(self) -> int:
