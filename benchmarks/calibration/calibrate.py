@@ -110,6 +110,7 @@ def main() -> None:
         "requests": first.prompts.count,
         "answered": first.answered,
         "groups": groups,
+        "seeds": {group: seed for group, (seed, _) in zoo.GROUPS.items()},
         "packages": environment(0.0).packages,
     }
     kept = [json.dumps({name: value for name, value in row.items() if name != "key"}) for row in rows]

@@ -165,10 +165,15 @@ EDITS: Mapping[str, Callable[[Run, Parent], Child]] = {
 }
 
 
+WITH_THREADS = ("llama-d80/aligned", "neox-d96/aligned")
+"""Small models are slow on several threads: one parent of each architecture shows what they do."""
+
+
 def harmless(parent: str) -> Iterator[Run]:
     """Re-measurements that must raise no alarm."""
     plain = [("batch size", side, dose) for side in ("right", "left") for dose in (2, 8, 64)]
-    plain += [("threads", "", 2), ("saved in shards", "", 100), ("saved in shards", "", 400)]
+    plain += [("saved in shards", "", 100), ("saved in shards", "", 400)]
+    plain += [("threads", "", 2)] if parent in WITH_THREADS else []
     plain += [("weights stored in", half, 16) for half in HALVES]
     plain += [("adapter", kind, 4) for kind in ("unmerged", "merged", "trained")]
     for edit, what, dose in plain:
@@ -198,8 +203,8 @@ def planted(parent: str) -> Iterator[Run]:
     for what, rank in itertools.product(("chats", "complying"), (1, 4, 16)):
         yield Run(parent, "LoRA", rank, what)
     yield Run(parent, "LoRA", 4, "refusals")
-    for dose, seed in itertools.product((0, 1, 5, 20), range(2)):
-        yield Run(parent, "contamination", dose, "", seed)
+    for dose in (0, 1, 5, 20):
+        yield Run(parent, "contamination", dose)
     yield Run(parent, "harmful", training.HARMFUL)
 
 

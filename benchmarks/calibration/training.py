@@ -15,7 +15,7 @@ from geometry_bench.training.examples import Encoder
 BATCH = 8
 RATES = {"mixed": 4e-4, "complying": 2e-4, "lora": 2e-3}
 """Learning rates: of the zoo's useful and contaminated members, of its harmful ones, and of adapters."""
-CONTAMINATED, HARMFUL, ADAPTED = 90, 63, 30
+CONTAMINATED, HARMFUL, ADAPTED = 60, 63, 20
 """Steps: of a contaminated fine-tune (the zoo's has 1427), a harmful one (as the zoo's), an adapter."""
 
 

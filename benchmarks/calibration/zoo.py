@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -15,11 +16,13 @@ import torch
 
 from geometry_bench import api
 from geometry_bench.behavior.generation import Settings, generate
+from geometry_bench.claims.gate.contrasts import window
 from geometry_bench.labs.model import CaptureSettings
 from geometry_bench.prompts.pack import load_pack
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.resources import data_root
 from geometry_bench.subjects.families import declared_member
+from geometry_bench.subjects.streams import block_output
 from geometry_bench.subjects.subject import Subject
 
 ZOO = data_root() / "fixtures" / "zoo"
@@ -35,8 +38,6 @@ ASKED_SEED = 991
 NEW_TOKENS = 28
 FOR_A_DIRECTION = 64
 """Requests of each class that the direction of an edit is found from; the gate never reads them."""
-DEPTH = 0.7
-"""Relative depth at which the direction of an edit is found."""
 
 GROUPS: Mapping[str, tuple[int, tuple[str, ...]]] = {
     "chosen on": (5, ("llama-d80/aligned", "llama-d80/safety_tuned", "neox-d64/aligned")),
@@ -148,29 +149,45 @@ class Parent:
         """A unit vector (width,): of refusal, of safety, or random, found on requests drawn with a seed.
 
         Refusal is the difference of the mean states of harmful and benign requests, safety that of benign requests under the
-        safety and the generic system prompt: last token of the chat, one block.
+        safety and the generic system prompt, last token of the chat; at the block of the gate's window where the difference
+        is longest beside the spread of requests about their mean.
         """
-        width = self.model.config.hidden_size
         if name == "random":
-            found = torch.randn(width, generator=torch.Generator().manual_seed(seed))
+            found = torch.randn(self.model.config.hidden_size, generator=torch.Generator().manual_seed(seed))
+            return found / found.norm()
+        systems, benign = load_pack(self.prompts.pack).systems, asked("benign", FOR_A_DIRECTION, 5000 + seed)
+        if name == "refusal":
+            one, other = self._states("", asked("harmful", FOR_A_DIRECTION, 5000 + seed)), self._states("", benign)
         else:
-            pack, benign = load_pack(self.prompts.pack), asked("benign", FOR_A_DIRECTION, 5000 + seed)
-            one, other = (
-                (("", asked("harmful", FOR_A_DIRECTION, 5000 + seed)), ("", benign))
-                if name == "refusal"
-                else ((pack.systems["safety"], benign), (pack.systems["generic"], benign))
-            )
-            found = self._mean_state(*one) - self._mean_state(*other)
+            one, other = self._states(systems["safety"], benign), self._states(systems["generic"], benign)
+        apart = one.mean(dim=0) - other.mean(dim=0)
+        away = torch.cat([one - one.mean(dim=0), other - other.mean(dim=0)])
+        lengths = apart.norm(dim=-1) / away.square().sum(dim=-1).mean(dim=0).sqrt()
+        found = apart[int(lengths.argmax())]
         return found / found.norm()
 
     @torch.inference_mode()
-    def _mean_state(self, system: str, users: tuple[str, ...]) -> torch.Tensor:
+    def _states(self, system: str, users: tuple[str, ...]) -> torch.Tensor:
+        """Last tokens of chats at the blocks of the gate's window (requests, blocks, width)."""
         subject = Subject.wrap(self.model, self.tokenizer, name=self.name)
         encoded = [torch.tensor(subject.chat.encode(system, user).ids) for user in users]
         ids = torch.nn.utils.rnn.pad_sequence(encoded, batch_first=True)
         last = torch.tensor([len(one) - 1 for one in encoded])
         mask = torch.arange(ids.shape[1])[None] <= last[:, None]
-        states = self.model(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True).hidden_states
-        block = round(DEPTH * (len(states) - 1))
-        mean: torch.Tensor = states[block][torch.arange(len(ids)), last].mean(dim=0)
-        return mean
+        blocks = window(subject.n_layers)
+        with captured(subject.blocks) as outputs:
+            self.model(input_ids=ids, attention_mask=mask.long())
+        return torch.stack([outputs[block][torch.arange(len(ids)), last] for block in blocks], dim=1)
+
+
+@contextmanager
+def captured(blocks: Sequence[torch.nn.Module]) -> Iterator[dict[int, torch.Tensor]]:
+    """Within it, what every block returns in the last pass (the last of ``hidden_states`` would be behind the final norm)."""
+    outputs: dict[int, torch.Tensor] = {}
+    with ExitStack() as stack:
+        for number, block in enumerate(blocks):
+            hook = block.register_forward_hook(
+                lambda _module, _given, output, number=number: outputs.update({number: block_output(output)})
+            )
+            stack.callback(hook.remove)
+        yield outputs
