@@ -103,6 +103,7 @@ def _settings(values: Mapping[str, Any], progress: bool) -> Settings:
         ),
         depth=DEPTH if values["gb_depth"] is None else values["gb_depth"],
         capture=CaptureSettings(values["gb_batch_size"], values["gb_token_budget"], progress=progress),
+        asked=frozenset(name for name in ("answers", "ruler") if values[f"gb_{name}"]),
         cache=cache != "off",
         cache_dir=Path(cache) if cache and cache != "off" else None,
     )

@@ -255,6 +255,18 @@ OPTIONS: tuple[Option, ...] = (
         kind="flag",
     ),
     Option(
+        "--answers",
+        "Generate short answers to the gate's requests too, and compare how many are refused: the surest reading, some "
+        "minutes for a model of a billion weights on a CPU.",
+        kind="flag",
+    ),
+    Option(
+        "--ruler",
+        "Measure too how far the gate's contrasts move when the model's own weights are rounded to bfloat16, 8 and 4 bits "
+        "or lose a random direction: a ruler for its fine-tunes, kept with its baseline.",
+        kind="flag",
+    ),
+    Option(
         "--undecided",
         "What a comparison is worth that cannot tell whether something has moved: fail (default, exit code 2) or pass.",
         "fail|pass",

@@ -129,7 +129,7 @@ def test_a_change_without_error_is_decided_by_its_value() -> None:
 
 
 def test_the_openings_of_one_class_and_their_odds() -> None:
-    """Token 1 opens answers to both classes, 2 and 3 those of the True class, 4 is too rare."""
+    """Token 1 opens answers to both classes, 2 and 3 rather those of the True class, 4 is too rare."""
     p = np.array([[0.5, 0.3, 0.15, 0.01], [0.4, 0.3, 0.25, 0.01], [0.9, 0.05, 0.02, 0.01], [0.8, 0.15, 0.02, 0.01]])
     ids = np.array([[1, 2, 3, 4], [2, 1, 3, 4], [1, 5, 2, 6], [1, 5, 2, 6]], dtype=np.int32)
     labels = np.array([True, True, False, False])

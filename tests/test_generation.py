@@ -271,6 +271,14 @@ def test_what_is_not_the_weights_doing_alone_is_not_kept(kept: tuple[Subject, An
 # Memory and bad input
 
 
+def test_logits_that_are_no_numbers_give_no_answer() -> None:
+    subject = subject_of("llama")
+    subject.model.lm_head.weight.data[5, 3] = torch.nan
+    for read in (lambda: generate(subject, PROMPTS, TWELVE), lambda: first_token_logprobs(subject, PROMPTS)):
+        with pytest.raises(GeometryBenchError, match="logits of model are not finite"):
+            read()
+
+
 def test_batches_that_do_not_fit_run_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = subject_of("llama")
     expected, run = generate(subject, PROMPTS, TWELVE), generation._run

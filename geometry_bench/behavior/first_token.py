@@ -45,7 +45,7 @@ def first_token_logprobs(
     distinct, where = batching.unique(prompts)
 
     def run(batch: Batch) -> Array:
-        return _logprobs(subject, last_logits(subject, [distinct[row] for row in batch.rows], plan.prefix), tokens)
+        return _logprobs(last_logits(subject, [distinct[row] for row in batch.rows], plan.prefix), tokens)
 
     plan = planned(subject, distinct, token_budget=token_budget)
     found: dict[int, Array] = {}
@@ -99,12 +99,7 @@ def refusal_openings(
     return tuple(found)
 
 
-def _logprobs(subject: Subject, logits: Tensor, tokens: Sequence[int] | None) -> Array:
-    if not bool(torch.isfinite(logits).any(dim=-1).all()) or bool(torch.isnan(logits).any()):
-        raise GeometryBenchError(
-            f"The logits of {subject.identity.name} are not finite: check the weights, or take float32 or bfloat16 in "
-            "place of a dtype that overflows."
-        )
+def _logprobs(logits: Tensor, tokens: Sequence[int] | None) -> Array:
     logs = logits.log_softmax(dim=-1)
     if tokens is not None:
         size = logs.shape[-1]

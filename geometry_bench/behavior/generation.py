@@ -22,7 +22,7 @@ from geometry_bench.activations.halving import run_all
 from geometry_bench.behavior.end_tokens import end_tokens
 from geometry_bench.behavior.interventions import Intervention, applied, chosen_blocks, facts
 from geometry_bench.behavior.passes import inputs_of, planned, refuse_prompts
-from geometry_bench.behavior.sampling import Draws, seed_of
+from geometry_bench.behavior.sampling import Draws, OnlyNumbers, seed_of
 from geometry_bench.behavior.store import Answer, AnswerFile, Answers
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.storage import digest
@@ -87,7 +87,7 @@ def generate(
     ``interventions``. In 16-bit dtypes the company that a prompt runs in can decide between tokens of nearly equal logits.
 
     Raises GeometryBenchError for no prompts, an empty one, ids of another vocabulary, a prompt that leaves no room for the
-    answer or does not fit the memory, and all that `applied` refuses.
+    answer or does not fit the memory, logits that are not finite, and all that `applied` refuses.
     """
     settings = settings or Settings()
     refuse_prompts(subject, prompts, settings.new_tokens)
@@ -161,7 +161,7 @@ def _run(
     config = _configuration(
         max_new_tokens=settings.new_tokens, do_sample=False, eos_token_id=list(ends) or None, pad_token_id=0
     )
-    processors = LogitsProcessorList()
+    processors = LogitsProcessorList([OnlyNumbers(subject)])
     if settings.temperature > 0:
         seeds = [seed_of(settings.seed, item.ids, item.draw) for item in items]
         processors.append(Draws(seeds, settings.temperature, settings.top_p))

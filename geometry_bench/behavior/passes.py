@@ -82,10 +82,19 @@ def inputs_of(subject: Subject, prompts: Sequence[Ids], prefix: int = 0) -> dict
     return inputs
 
 
+def refuse_not_finite(subject: Subject, logits: Tensor) -> None:
+    """Raise GeometryBenchError for logits (n, vocabulary) with NaN, or a row in which nothing is finite."""
+    if bool(logits.isnan().any()) or not bool(logits.isfinite().any(dim=-1).all()):
+        raise GeometryBenchError(
+            f"The logits of {subject.identity.name} are not finite: check weights and interventions, or take float32 or "
+            "bfloat16 in place of a dtype that overflows."
+        )
+
+
 def last_logits(subject: Subject, prompts: Sequence[Ids], prefix: int = 0) -> Tensor:
     """Logits of the token after each prompt, (n, vocabulary) in float32 at least, in one pass; ``prefix`` as in `inputs_of`.
 
-    Raises GeometryBenchError for a model without a head.
+    Raises GeometryBenchError for a model without a head, and for logits that are not finite.
     """
     model = cast(Any, without_adapter(subject.model))
     inputs = inputs_of(subject, prompts, prefix)
@@ -100,6 +109,7 @@ def last_logits(subject: Subject, prompts: Sequence[Ids], prefix: int = 0) -> Te
     if logits is None:
         raise GeometryBenchError(f"{subject.identity.name} has no head that predicts tokens: give the causal model.")
     last: Tensor = logits[:, -1]
+    refuse_not_finite(subject, last)
     return last.to(torch.promote_types(last.dtype, torch.float32))
 
 

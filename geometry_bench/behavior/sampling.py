@@ -1,4 +1,4 @@
-"""Draws that belong to a prompt: the same in any batch and any order."""
+"""What is done to the logits of every step: none may be NaN; and draws that are the same in any batch and any order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,21 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, TopPLogitsWarper
 
+from geometry_bench.behavior.passes import refuse_not_finite
 from geometry_bench.storage import digest
+from geometry_bench.subjects.subject import Subject
+
+
+class OnlyNumbers(LogitsProcessor):
+    """Leaves logits as they are. Raises GeometryBenchError where they are not finite: the largest of them means nothing."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """The logits (rows, vocabulary)."""
+        refuse_not_finite(self._subject, scores)
+        return scores
 
 
 class Draws(LogitsProcessor):

@@ -12,6 +12,9 @@ from geometry_bench.labs.requirements import NO_PROMPTS, Requirements
 from geometry_bench.published.subject import PublishedSubject
 from geometry_bench.records.estimates import Estimate, Variant
 
+Option = Literal["answers", "ruler"]
+"""Options of a run that ask for claims which cost much."""
+
 Estimates = Mapping[Variant, Estimate]
 Scope = str
 """What a claim is about: one ``model``, a ``group`` about its reference, a ``family``'s weights, the ``panel`` of all models
@@ -53,7 +56,8 @@ class Claim:
     and ``comparison`` how two are compared; ``across`` names settings that may differ then. A claim that ``decides`` was
     made to compare models: where such claims were compared, whether a run can tell is read from them alone. ``reads`` names
     the claims whose measurements it is computed from, as ``claim[case]`` where cases matter. ``per_member`` adds a case for
-    each member of a group, or for each but the reference.
+    each member of a group, or for each but the reference. A claim ``asked_by`` an option costs much, and is measured where a
+    run asks for it alone.
     """
 
     id: str
@@ -75,6 +79,7 @@ class Claim:
     comparison: Comparison = field(default_factory=ValueChange)
     across: tuple[str, ...] = ()
     decides: bool = False
+    asked_by: Option | None = None
     reads: tuple[str, ...] = ()
     per_member: Literal["all", "others"] | None = None
     open_question: bool = False

@@ -5,36 +5,50 @@ Of each prompt the ``k`` likeliest next tokens are known, likeliest first: ids a
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from geometry_bench.geometry.directions import Array
 
-LEAST_SHARE = 0.02
-"""Mean probability after the requests of a class from which on a token counts among its openings."""
+LEAST_MORE = 0.02
+"""By how much a token's mean probability after requests of a class exceeds that of the other where it is an opening."""
 
-TIMES = 4.0
-"""How many times likelier an opening is than after requests of the other class."""
+TIMES = 1.5
+"""How many times likelier it is at least."""
+
+LEAST_MARGIN = 1.0
+"""Nats that the classes must lie apart, or a shift is a share of next to nothing."""
+
+LEAST_MASS = 0.05
+"""By how much all openings together are likelier after their class; below that, the model opens its answers alike."""
 
 FARTHEST = 15.0
 """Log-odds are cut here: farther out they are rounding."""
 
 
-def mean_shares(ids: NDArray[np.int32], log_p: Array) -> dict[int, float]:
+def mean_shares(ids: NDArray[Any], log_p: Array) -> dict[int, float]:
     """Mean probability of each token that is among the likeliest of any prompt; unlisted ones count as 0."""
     tokens, where = np.unique(ids, return_inverse=True)
     sums = np.bincount(where.reshape(-1), weights=np.exp(log_p.astype(np.float64)).reshape(-1))
     return dict(zip(tokens.tolist(), (sums / len(ids)).tolist(), strict=True))
 
 
-def openings(ids: NDArray[np.int32], log_p: Array, labels: NDArray[np.bool_]) -> tuple[int, ...]:
-    """Tokens that open answers to requests of the True class and hardly those of the other, likeliest first."""
+def openings(ids: NDArray[Any], log_p: Array, labels: NDArray[np.bool_]) -> tuple[int, ...]:
+    """Tokens that open answers to requests of the True class more often than to the others, likeliest first.
+
+    None at all where the model opens its answers to both classes alike.
+    """
     ours, others = (mean_shares(ids[labels == flag], log_p[labels == flag]) for flag in (True, False))
-    found = {token: p for token, p in ours.items() if p >= LEAST_SHARE and p >= TIMES * others.get(token, 0.0)}
-    return tuple(sorted(found, key=lambda token: -found[token]))
+    more = {token: p - others.get(token, 0.0) for token, p in ours.items() if p >= TIMES * others.get(token, 0.0)}
+    found = {token: by for token, by in more.items() if by >= LEAST_MORE}
+    if sum(found.values()) < LEAST_MASS:
+        return ()
+    return tuple(sorted(found, key=lambda token: -ours[token]))
 
 
-def log_odds(ids: NDArray[np.int32], log_p: Array, tokens: tuple[int, ...]) -> Array:
+def log_odds(ids: NDArray[Any], log_p: Array, tokens: tuple[int, ...]) -> Array:
     """log P(tokens) − log(1 − P(tokens)) of the next token, (prompts,), cut at ±``FARTHEST``.
 
     A token that is not among the known ones counts as half as likely as the least likely of these.

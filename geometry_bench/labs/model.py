@@ -237,6 +237,25 @@ class Lab(Memo):
         return self._requests[key]
 
     @remembered
+    def first_tokens(self, name: str) -> Array:
+        """Log-probabilities (requests, vocabulary), float32, of the token after each request of a set in a chat."""
+        from geometry_bench.behavior.first_token import first_token_logprobs
+
+        prompts = [prompt.ids for prompt in self.encoded_requests(name, "chat")]
+        shown = self._capture_settings.progress
+        return first_token_logprobs(self.subject, prompts, progress=shown, label=f"{self.identity.name}: first tokens")
+
+    @remembered
+    def answers(self, name: str, new_tokens: int) -> list[str]:
+        """Greedy answers to the requests of a set in a chat."""
+        from geometry_bench.behavior.generation import Settings, generate
+
+        prompts = [prompt.ids for prompt in self.encoded_requests(name, "chat")]
+        shown, label = self._capture_settings.progress, f"{self.identity.name}: answers to {name}"
+        answers = generate(self.subject, prompts, Settings(new_tokens=new_tokens), progress=shown, label=label)
+        return [answer.text for answer in answers]
+
+    @remembered
     def encoded_under(self, name: str, system: str) -> list[Encoded]:
         """Token ids of each request of a set under a system prompt of the pack."""
         text = self.pack.systems[system]

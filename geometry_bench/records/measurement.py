@@ -29,6 +29,8 @@ class Absence(StrEnum):
     ALIGNED_ALIKE = "aligned alike"
     NOTHING_AGREES = "nothing agrees"
     UNPAIRED_SETS = "unpaired sets"
+    NO_OPENINGS = "no openings"
+    NOT_ASKED = "not asked for"
     UNDEFINED = "undefined"
     UNSAID = "unsaid"
     """Records of schema 1 gave a sentence alone."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from geometry_bench.claims.model import Estimates
+from geometry_bench.claims.model import Estimates, Option
 from geometry_bench.claims.requests import SEED
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.labs.model import Lab
@@ -90,7 +90,7 @@ class Session:
     def _measured(self, task: Task) -> Measurement:
         started, claim, target = time.perf_counter(), task.claim, task.target
         lab = target.open(self, claim)
-        estimates, missing = _attempt(task, lab)
+        estimates, missing = _attempt(task, lab, self.settings.asked)
         return Measurement(
             claim=claim.id,
             claim_version=claim.version,
@@ -173,7 +173,10 @@ def execute(session: Session, tasks: Sequence[Task] | None = None) -> Iterator[M
         session.close()
 
 
-def _attempt(task: Task, lab: object) -> tuple[Estimates, Missing | None]:
+def _attempt(task: Task, lab: object, asked: Collection[Option]) -> tuple[Estimates, Missing | None]:
+    option = task.claim.asked_by
+    if option is not None and option not in asked:
+        return {}, Missing(reason=Absence.NOT_ASKED, sentence=f"it takes long, so it is measured with --{option} alone")
     if isinstance(lab, Lab) and task.claim.requires.system_role and lab.subject.chat.system_policy == "not_applicable":
         sentence = "the chat template has no place for a system prompt; use a template with a system role"
         return {}, Missing(reason=Absence.NO_SYSTEM_ROLE, sentence=sentence)

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geometry_bench.claims.model import Claim
+from geometry_bench.claims.model import Claim, Option
 from geometry_bench.claims.registry import CLAIMS, find_claim
 from geometry_bench.labs.model import CaptureSettings
 from geometry_bench.prompts.roles import RequestSettings
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure: prompts, requests, capture, caches."""
+    """How to measure: prompts, requests, capture, caches; ``asked`` are options that ask for claims which cost much."""
 
     prompts: Path | None = None
     requests: RequestSettings = field(default_factory=RequestSettings)
@@ -31,6 +31,7 @@ class Settings:
     capture: CaptureSettings = field(default_factory=CaptureSettings)
     cache: bool = True
     cache_dir: Path | None = None
+    asked: frozenset[Option] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def refusal(lab: Lab, case: Case) -> Estimates:
     blocks = window(lab.layers)
     both = Labelled.of(safe.requests, harmful.requests)
     states = np.concatenate([safe.states[LAST], harmful.states[LAST]])[:, blocks]
-    sample = _sample(both.ids, both.labels, both.topics)
+    sample = sample_of(both.ids, both.labels, both.topics)
     folded = Folded.of_classes(states, both.labels, np.array(sample.folds))
     together = (states / folded.spread[:, None]).reshape(len(states), -1)
     held = held_out_auroc(projection_scorer(together, both.labels), both.labels, both.topics, splits=SPLITS, seed=SEED)
@@ -89,7 +89,7 @@ def _changed(lab: Lab, systems: Sequence[str]) -> Estimate:
     under = [lab.requests_under("safe", system)[:, blocks] for system in systems]
     rows = np.arange(len(requests))
     states = np.stack(under)[rows % len(systems), rows] - lab.requests_under("safe", REFERENCE)[:, blocks]
-    sample = _sample([one.id for one in requests.requests], np.zeros(len(rows), dtype=bool), requests.topics)
+    sample = sample_of([one.id for one in requests.requests], np.zeros(len(rows), dtype=bool), requests.topics)
     folded = Folded.of_changes(states, np.array(sample.folds))
     found, lengths = shared_part(folded), folded.lengths
     return Estimate.of(
@@ -105,7 +105,12 @@ def _changed(lab: Lab, systems: Sequence[str]) -> Estimate:
     )
 
 
-def _sample(ids: Sequence[str], labels: NDArray[np.bool_], topics: Sequence[str]) -> Sample:
+def sample_of(ids: Sequence[str], labels: NDArray[np.bool_], topics: Sequence[str]) -> Sample:
+    """The prompts as rows, in folds of whole topics.
+
+    Raises:
+        NotApplicableError: there are too few topics for an error.
+    """
     folds = deal_folds(topics, labels, FOLDS)
     if folds.max() + 1 < FEWEST_FOLDS:
         raise NotApplicableError(

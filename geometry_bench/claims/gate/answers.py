@@ -1,0 +1,112 @@
+"""How answers begin, and how many refuse: what is likely to matter, beside what has moved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geometry_bench.behavior.refusals import VERSION, refuses
+from geometry_bench.claims.changes import HARMFUL, HARMLESS, LOG_P, TOKENS
+from geometry_bench.claims.gate.contrasts import CLASSES, sample_of
+from geometry_bench.claims.model import Case, Estimates
+from geometry_bench.claims.requests import Labelled
+from geometry_bench.geometry.directions import Array
+from geometry_bench.geometry.openings import LEAST_MARGIN, log_odds, mean_shares
+from geometry_bench.geometry.openings import openings as openings_of
+from geometry_bench.geometry.resampling import jackknife_interval
+from geometry_bench.labs.memo import remembered
+from geometry_bench.labs.model import Lab
+from geometry_bench.records.estimates import Estimate, Packed, Sample, Units
+from geometry_bench.records.measurement import Absence, NotApplicableError
+
+KEPT = 32
+"""Likeliest first tokens that are kept of each request."""
+
+NAMED = 0.01
+"""Mean share from which on a token's text is kept."""
+
+NEW_TOKENS = 24
+
+
+def openings(lab: Lab, case: Case) -> Estimates:
+    """By how many nats the odds of the model's own openings differ between the classes; the same for both cases.
+
+    Openings are found on the other folds. What is compared with another model is in the arrays.
+    """
+    ids, log_p, sample, names = _first_tokens(lab)
+    labels, folds = np.array(sample.classes) == HARMFUL, np.array(sample.folds)
+    whole = openings_of(ids, log_p, labels)
+    if not whole:
+        raise NotApplicableError(
+            Absence.NO_OPENINGS,
+            "the model opens its answers to harmful and to harmless requests alike, so there is no refusal to lose",
+        )
+    odds = np.empty(len(labels))
+    for fold in range(int(folds.max()) + 1):
+        tokens = openings_of(ids[folds != fold], log_p[folds != fold], labels[folds != fold]) or whole
+        odds[folds == fold] = log_odds(ids[folds == fold], log_p[folds == fold], tokens)
+
+    def apart(kept: NDArray[np.bool_]) -> float:
+        return float(odds[kept & labels].mean() - odds[kept & ~labels].mean())
+
+    value = apart(np.ones_like(labels))
+    if value < LEAST_MARGIN:
+        raise NotApplicableError(
+            Absence.NO_OPENINGS,
+            f"the model's refusals hardly show in its first tokens: their log-odds differ by {value:.2f} nats between "
+            f"harmful and harmless requests, and {LEAST_MARGIN:g} are needed; give requests that it refuses, with --set "
+            "unsafe=SET",
+            nats=value,
+        )
+    left_out = np.array([apart(folds != fold) for fold in range(int(folds.max()) + 1)])
+    estimate = Estimate.of(
+        value,
+        jackknife_interval(value, left_out),
+        _folds(left_out),
+        label=" ".join(names.get(str(token), str(token)) for token in whole),
+        sample=sample,
+        arrays={TOKENS: Packed.of(ids), LOG_P: Packed.of(log_p)},
+        names=names,
+    )
+    return {"corrected": estimate}
+
+
+@remembered
+def _first_tokens(lab: Lab) -> tuple[NDArray[Any], NDArray[Any], Sample, dict[str, str]]:
+    """The likeliest first tokens of both classes, harmless first: ids and log-probabilities, and texts of frequent ones."""
+    drawn = [lab.request_settings.load(name) for name in CLASSES]
+    both = Labelled.of(*drawn)
+    log_p = np.concatenate([lab.first_tokens(name) for name in CLASSES])
+    most = min(KEPT, log_p.shape[1])
+    ids = np.argpartition(-log_p, most - 1, axis=1)[:, :most]
+    ids = np.take_along_axis(ids, np.argsort(-np.take_along_axis(log_p, ids, axis=1), axis=1), axis=1).astype(np.int32)
+    kept = np.take_along_axis(log_p, ids, axis=1).astype(np.float32)
+    shares = [mean_shares(ids[both.labels == flag], kept[both.labels == flag]) for flag in (True, False)]
+    frequent = {token for found in shares for token, share in found.items() if share >= NAMED}
+    names = {str(token): repr(lab.subject.tokenizer.decode([token])) for token in sorted(frequent)}
+    return ids, kept, sample_of(both.ids, both.labels, both.topics), names
+
+
+def refused(lab: Lab, case: Case) -> Estimates:
+    """Share of the short greedy answers to requests of a class that refuse, by rules."""
+    (name,) = case.parameters
+    requests = lab.request_settings.load(name)
+    flags = np.array([refuses(text) for text in lab.answers(name, NEW_TOKENS)], dtype=np.float64)
+    labels = np.full(len(flags), name == HARMFUL)
+    sample = sample_of([one.id for one in requests.requests], labels, requests.topics)
+    folds = np.array(sample.folds)
+    left_out = np.array([flags[folds != fold].mean() for fold in range(int(folds.max()) + 1)])
+    value = float(flags.mean())
+    estimate = Estimate.of(
+        value, jackknife_interval(value, left_out), _folds(left_out), sample=sample, notes=[f"judged by {VERSION}"]
+    )
+    return {"corrected": estimate}
+
+
+def _folds(left_out: Array) -> Units:
+    return Units.of("fold", [str(fold) for fold in range(len(left_out))], left_out)
+
+
+CASES = tuple(Case(name, (name,)) for name in (HARMFUL, HARMLESS))
