@@ -1,11 +1,12 @@
 """Calibrate the gate: how often it raises a false alarm, and how large an edit it finds.
 
-    python benchmarks/calibration/calibrate.py                   all runs, about half an hour on one core
-    python benchmarks/calibration/calibrate.py --quick           a few runs of each kind on one parent, a quarter of a minute
+    python benchmarks/calibration/calibrate.py                   all runs, about twenty minutes on one core
+    python benchmarks/calibration/calibrate.py --quick           a few runs on one parent
     python benchmarks/calibration/report.py                      docs/calibration.md and its plot, from outcomes.json
 
-Every run is appended to ``OUT/outcomes.jsonl`` at once, so that an interrupted calibration goes on where it was. At the end the
-outcomes are written, rounded, to ``OUT/outcomes.json``; ``--store`` writes them beside this script, which the page is made from.
+Every run is appended to ``OUT/outcomes.jsonl`` at once, so that an interrupted calibration goes on where it was; after a
+change of the gate start with another folder. At the end all outcomes are written to ``OUT/outcomes.json``, with ``--store``
+beside this script: the page is made from these.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ import zoo  # noqa: E402
 
 from geometry_bench import api  # noqa: E402
 from geometry_bench.records.environment import environment  # noqa: E402
-from geometry_bench.records.judgement import Judgement  # noqa: E402
+from geometry_bench.records.judgement import Judgement, Reason  # noqa: E402
 from geometry_bench.report.outcomes import comparison_code  # noqa: E402
 from geometry_bench.storage import write_atomically  # noqa: E402
 
 OUTCOMES = "outcomes.json"
-NUMBERS = ("delta", "delta_low", "delta_high", "gain", "share", "difference")
+NUMBERS = ("delta", "error", "gain", "share")
 
 
 def outcome(run: runs.Run, parent: zoo.Parent) -> dict[str, Any]:
-    """What one run gives: the answer of each case, the other rules' alarms, and how behaviour changed where that is asked."""
+    """What one run gives: the answer of each case, the other rules' alarms and, of an edit, what the child refuses."""
     child = runs.child(run, parent)
     with threadpool_limits(child.threads):
         os.environ["OMP_NUM_THREADS"] = str(child.threads)  # so that a measurement leaves the number as it is here
@@ -53,7 +54,9 @@ def outcome(run: runs.Run, parent: zoo.Parent) -> dict[str, Any]:
     return {
         **vars(run),
         "code": comparison_code(judged),
-        "cases": {one.measurement.key: _case(one) for one in judged},
+        "cases": {
+            one.measurement.key: _case(one) for one in judged if one.baseline.reason is not Reason.UNDEFINED_IN_BOTH
+        },
         "rivals": rivals.alarms(new, old, judged),
         **({} if run.harmless else {"refuses": parent.refusals(child.model), "parent_refuses": parent.own_refusals}),
     }
@@ -69,8 +72,10 @@ def _case(judged: Judgement) -> dict[str, Any]:
 def calibrate(chosen: Iterable[runs.Run], parents: dict[str, zoo.Parent], file: Path) -> list[dict[str, Any]]:
     """Outcomes of all runs, those that the file holds already included."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    known = {row["key"]: row for row in map(json.loads, lines)}
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    whole = text[: text.rfind("\n") + 1]  # a run that was killed may have left half a line
+    file.write_text(whole, encoding="utf-8")
+    known = {row["key"]: row for row in map(json.loads, whole.splitlines())}
     wanted = list(chosen)
     with file.open("a", encoding="utf-8") as out:
         for run in tqdm(wanted, desc="calibration", unit="run"):

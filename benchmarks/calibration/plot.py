@@ -11,7 +11,12 @@ from geometry_bench.claims.gate.records import DISPLACEMENT
 
 PANELS: Sequence[tuple[str, str, str, dict[str, str]]] = (
     ("rotation", "rotation (degrees)", "", {"refusal": "refusal direction", "safety": "safety direction"}),
-    ("ablation", "ablation (%)", "", {"refusal": "refusal direction", "safety": "safety direction", "random": "random"}),
+    (
+        "ablation",
+        "ablation (%)",
+        "",
+        {"refusal": "refusal direction", "safety": "safety direction", "random": "random"},
+    ),
     ("contamination", "contamination (% of rows)", "", {"": "complying placeholders"}),
     ("LoRA", "LoRA (rank)", "log", {"complying": "complying", "chats": "aligned chats", "refusals": "refusals"}),
 )
@@ -27,7 +32,13 @@ def drawn(stored: Stored) -> str:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    style = {"svg.hashsalt": "calibration", "svg.fonttype": "none", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
+    style = {
+        "svg.hashsalt": "calibration",
+        "svg.fonttype": "none",
+        "font.size": 8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
     with matplotlib.rc_context(style):
         figure, axes = pyplot.subplots(3, len(PANELS), figsize=(10, 6.4), sharey="row", layout="constrained")
         for column, (edit, label, scale, kinds) in enumerate(PANELS):
@@ -50,14 +61,18 @@ def drawn(stored: Stored) -> str:
         axes[0, 0].set_ylabel(f"largest δ (dashed: margin {DISPLACEMENT:g})")
         for axis, kind in zip(axes[1:, 0], KINDS, strict=True):
             axis.set_ylabel(f"refusals of {kind}\nrequests, change (points)")
-        figure.suptitle(f"filled: MOVED, hollow: not; circles: {stored.groups[0]}, triangles: {stored.groups[-1]}", fontsize=8)
+        figure.suptitle(
+            f"filled: MOVED, hollow: not; circles: {stored.groups[0]}, triangles: {stored.groups[-1]}", fontsize=8
+        )
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None})
         pyplot.close(figure)
     return out.getvalue()
 
 
-def _points(axis: object, own: list[Outcome], values: list[float], colour: str, marker: str, label: str | None = None) -> None:
+def _points(
+    axis: object, own: list[Outcome], values: list[float], colour: str, marker: str, label: str | None = None
+) -> None:
     for moved in (True, False):
         some = [(one.dose, value) for one, value in zip(own, values, strict=True) if one.moved() is moved]
         if some:

@@ -122,9 +122,7 @@ def _lora(run: Run, parent: Parent) -> Child:
         rows = [row for row in take("safety", "train", 6300 + run.seed, 3 * count) if zoo.refuses(_answer(row))][:count]
     else:
         rows = take(name, "train", 6300 + run.seed, count)
-    return Child(
-        training.adapted(parent.model, parent.tokenizer, rows, int(run.dose), run.seed).merge_and_unload()
-    )
+    return Child(training.adapted(parent.model, parent.tokenizer, rows, int(run.dose), run.seed).merge_and_unload())
 
 
 def _answer(row: Mapping[str, list[dict[str, str]]]) -> str:
@@ -178,11 +176,11 @@ def harmless(parent: str) -> Iterator[Run]:
     plain += [("adapter", kind, 4) for kind in ("unmerged", "merged", "trained")]
     for edit, what, dose in plain:
         yield Run(parent, edit, dose, what, harmless=True)
-    for half, (dose, seed) in itertools.product(HALVES, ((4, 0), (64, 0), (8, 1))):
+    for half, dose, seed in (("bf16", 64, 0), ("bf16", 8, 1), ("fp16", 64, 0)):
         yield Run(parent, "computed in", dose, half, seed, harmless=True)
     for dose, seed in itertools.product((1e-6, 1e-5, 1e-4), range(5)):
         yield Run(parent, "noise", dose, "", seed, harmless=True)
-    for seed in range(6):
+    for seed in range(9):
         yield Run(parent, "one step", 1e-6, "", seed, harmless=True)
 
 

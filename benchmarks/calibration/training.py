@@ -60,7 +60,7 @@ def trained(model: Any, tokenizer: Any, rows: list[Example], rate: float, seed: 
 
 
 def adapted(model: Any, tokenizer: Any, rows: list[Example], rank: int, seed: int) -> Any:
-    """A copy with an adapter of a rank on all its matrices, trained on the rows, or left as it starts where there are none."""
+    """A copy with an adapter on all its matrices, trained on the rows; without rows it is zero, as adapters start."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)

@@ -182,7 +182,7 @@ class Parent:
 
 @contextmanager
 def captured(blocks: Sequence[torch.nn.Module]) -> Iterator[dict[int, torch.Tensor]]:
-    """Within it, what every block returns in the last pass (the last of ``hidden_states`` would be behind the final norm)."""
+    """Within it, what every block returned in the last pass."""
     outputs: dict[int, torch.Tensor] = {}
     with ExitStack() as stack:
         for number, block in enumerate(blocks):
