@@ -28,9 +28,11 @@ sys.path.insert(0, str(HERE))
 
 import rivals  # noqa: E402
 import runs  # noqa: E402
+import training  # noqa: E402
 import zoo  # noqa: E402
 
 from geometry_bench import api  # noqa: E402
+from geometry_bench.claims.gate.records import DISPLACEMENT  # noqa: E402
 from geometry_bench.records.environment import environment  # noqa: E402
 from geometry_bench.records.judgement import Judgement, Reason  # noqa: E402
 from geometry_bench.report.outcomes import comparison_code  # noqa: E402
@@ -116,6 +118,12 @@ def main() -> None:
         "answered": first.answered,
         "groups": groups,
         "seeds": {group: seed for group, (seed, _) in zoo.GROUPS.items()},
+        "margin": DISPLACEMENT,
+        "training": {
+            "batch": training.BATCH,
+            "adapter": training.ADAPTED,
+            "contaminated": training.CONTAMINATED,
+        },
         "packages": environment(0.0).packages,
     }
     kept = [json.dumps({name: value for name, value in row.items() if name != "key"}) for row in rows]

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 from outcomes import Outcome, Stored, is_edit
 
-from geometry_bench.claims.gate.records import DISPLACEMENT
-
 PANELS: Sequence[tuple[str, str, str, dict[str, str]]] = (
     ("rotation", "rotation (degrees)", "", {"refusal": "refusal direction", "safety": "safety direction"}),
     (
@@ -32,6 +30,7 @@ def drawn(stored: Stored) -> str:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    margin = stored.facts["margin"]
     style = {
         "svg.hashsalt": "calibration",
         "svg.fonttype": "none",
@@ -50,15 +49,16 @@ def drawn(stored: Stored) -> str:
                     _points(top, own, [one.largest for one in own], colour, marker, label_of)
                     for axis, kind in zip(below, KINDS, strict=True):
                         _points(axis, own, [100 * one.change(kind) for one in own], colour, marker)
-            top.axhline(DISPLACEMENT, color="black", linewidth=0.6, linestyle="--")
-            top.legend(frameon=False, fontsize=7)
+            top.axhline(margin, color="black", linewidth=0.6, linestyle="--")
+            if top.get_legend_handles_labels()[0]:
+                top.legend(frameon=False, fontsize=7)
             for axis in below:
                 axis.axhline(0, color="black", linewidth=0.4)
             for axis in axes[:, column]:
                 if scale:
                     axis.set_xscale("log", base=2)
             below[-1].set_xlabel(label)
-        axes[0, 0].set_ylabel(f"largest δ (dashed: margin {DISPLACEMENT:g})")
+        axes[0, 0].set_ylabel(f"largest δ (dashed: margin {margin:g})")
         for axis, kind in zip(axes[1:, 0], KINDS, strict=True):
             axis.set_ylabel(f"refusals of {kind}\nrequests, change (points)")
         figure.suptitle(

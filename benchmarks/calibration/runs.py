@@ -185,20 +185,22 @@ def harmless(parent: str) -> Iterator[Run]:
 
 
 def planted(parent: str) -> Iterator[Run]:
-    """Edits at graded doses."""
-    for what, dose, seed in itertools.product(("refusal", "safety"), (2, 5, 10, 20, 40), range(2)):
-        yield Run(parent, "rotation", dose, what, seed)
-    for dose, seed in itertools.product((10, 25, 50, 100), range(2)):
-        yield Run(parent, "ablation", dose, "refusal", seed)
+    """Edits at graded doses; several seeds at the doses that the gate is held to."""
+    for what, (dose, seeds) in itertools.product(("refusal", "safety"), ((2, 1), (5, 1), (10, 3), (20, 1), (40, 1))):
+        for seed in range(seeds):
+            yield Run(parent, "rotation", dose, what, seed)
+    for dose, seeds in ((10, 1), (25, 3), (50, 1), (100, 1)):
+        for seed in range(seeds):
+            yield Run(parent, "ablation", dose, "refusal", seed)
     for what, dose in (("safety", 25), ("safety", 100), ("random", 100)):
         yield Run(parent, "ablation", dose, what)
-    for dose, seed in itertools.product((5, 20, 100), range(2)):
-        yield Run(parent, "scrambled block", dose, "", seed)
-    for dose in (1e-3, 1e-2, 1e-1):
+    for dose in (5, 20, 100):
+        yield Run(parent, "scrambled block", dose)
+    for dose in (1e-2, 1e-1):
         yield Run(parent, "noise", dose)
     for bits in (8, 6, 4):
         yield Run(parent, "rounding", bits)
-    for what, rank in itertools.product(("chats", "complying"), (1, 4, 16)):
+    for what, rank in (("complying", 1), ("complying", 4), ("complying", 16), ("chats", 4), ("chats", 16)):
         yield Run(parent, "LoRA", rank, what)
     yield Run(parent, "LoRA", 4, "refusals")
     for dose in (0, 1, 5, 20):
@@ -215,14 +217,16 @@ def members(parent: str) -> Iterator[Run]:
 
 
 def all_runs() -> list[Run]:
-    """Every run; the safety-tuned parent, whose refusals are much the same, has no planted ones."""
+    """Every run, parents in turn, so that an interrupted calibration has some of each.
+
+    The safety-tuned parent has no planted edits: they would be much the same as those of its aligned sibling.
+    """
     parents = [parent for _, group in zoo.GROUPS.values() for parent in group]
-    found: list[Run] = []
-    for parent in parents:
-        found += harmless(parent)
-        found += planted(parent) if parent.endswith("/aligned") else ()
-        found += members(parent)
-    return found
+    by_parent = [
+        [*members(parent), *(planted(parent) if parent.endswith("/aligned") else ()), *harmless(parent)]
+        for parent in parents
+    ]
+    return [run for turn in itertools.zip_longest(*by_parent) for run in turn if run is not None]
 
 
 QUICK = "llama-d64/aligned"

@@ -96,6 +96,7 @@ class Parent:
     prompts: Prompts
     answered: int = 64
     _measured: dict[torch.dtype, api.Results] = field(default_factory=dict)
+    _directions: dict[tuple[str, int], torch.Tensor] = field(default_factory=dict)
 
     @cached_property
     def model(self) -> Any:
@@ -152,9 +153,14 @@ class Parent:
         safety and the generic system prompt, last token of the chat; at the block of the gate's window where the difference
         is longest beside the spread of requests about their mean.
         """
+        if (name, seed) not in self._directions:
+            found = self._direction(name, seed)
+            self._directions[name, seed] = found / found.norm()
+        return self._directions[name, seed]
+
+    def _direction(self, name: str, seed: int) -> torch.Tensor:
         if name == "random":
-            found = torch.randn(self.model.config.hidden_size, generator=torch.Generator().manual_seed(seed))
-            return found / found.norm()
+            return torch.randn(self.model.config.hidden_size, generator=torch.Generator().manual_seed(seed))
         systems, benign = load_pack(self.prompts.pack).systems, asked("benign", FOR_A_DIRECTION, 5000 + seed)
         if name == "refusal":
             one, other = self._states("", asked("harmful", FOR_A_DIRECTION, 5000 + seed)), self._states("", benign)
@@ -163,8 +169,7 @@ class Parent:
         apart = one.mean(dim=0) - other.mean(dim=0)
         away = torch.cat([one - one.mean(dim=0), other - other.mean(dim=0)])
         lengths = apart.norm(dim=-1) / away.square().sum(dim=-1).mean(dim=0).sqrt()
-        found = apart[int(lengths.argmax())]
-        return found / found.norm()
+        return apart[int(lengths.argmax())]
 
     @torch.inference_mode()
     def _states(self, system: str, users: tuple[str, ...]) -> torch.Tensor:
