@@ -56,7 +56,8 @@ def drawn(stored: Stored) -> str:
                 axis.axhline(0, color="black", linewidth=0.4)
             for axis in axes[:, column]:
                 if scale:
-                    axis.set_xscale("log", base=2)
+                    axis.set_xscale("log", base=4)
+                    axis.xaxis.set_major_formatter("{x:g}")
             below[-1].set_xlabel(label)
         axes[0, 0].set_ylabel(f"largest δ (dashed: margin {margin:g})")
         for axis, kind in zip(axes[1:, 0], KINDS, strict=True):

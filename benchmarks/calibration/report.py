@@ -48,6 +48,7 @@ def page(stored: Stored) -> str:
         _bars(stored),
         _false_alarms(stored),
         _power(stored),
+        _doses(stored),
         _side_by_side(stored),
         _tiers(stored),
         LIMITS,
@@ -198,13 +199,39 @@ of each tensor. Rounding has one scale for each output channel. An adapter (LoRA
 """
 
 
+def _doses(stored: Stored) -> str:
+    edited = stored.of(lambda one: not one.harmless)
+    series = dict.fromkeys(one.edit for one in edited if one.row["edit"] not in ("zoo member", "harmful"))
+    rows = []
+    for edit, what in series:
+        own = stored.of(is_edit(edit, what=(what,)))
+        doses = sorted({one.dose for one in own}, reverse=edit == "rounding")  # fewer bits are a larger dose
+        if len(doses) > 1:
+            by_dose = {dose: [one for one in own if one.dose == dose] for dose in doses}
+            named = {dose: _dosed(edit, what, dose).rpartition(", ")[2] for dose in doses}
+            found = [named[dose] for dose, some in by_dose.items() if all(one.moved() for one in some)]
+            felt = [named[dose] for dose, some in by_dose.items() if any(one.matters for one in some)]
+            name = f"LoRA on {what}" if edit == "LoRA" else _dosed(edit, what, 0).rpartition(", ")[0]
+            listed = (", ".join(some) or "none" for some in (found, felt))
+            rows.append((name, ", ".join(named.values()), *listed))
+    header = ("edit", "doses", "found in every run", f"refusals change by {POINTS} points in any run")
+    return f"""
+## What a dose means
+
+{_table(header, rows)}
+
+Where a dose is found that changes no refusals, the margin is on the careful side; where refusals change at a dose that is not
+found, it is too wide.
+"""
+
+
 def _dosed(edit: str, what: str, dose: float) -> str:
     if edit == "zoo member":
         return f"zoo member `{what}`"
     if edit == "harmful":
         return "harmful training"
     if edit == "LoRA":
-        return f"LoRA of rank {dose:g} on {what}"
+        return f"LoRA on {what}, rank {dose:g}"
     of = f" of {'a random direction' if what == 'random' else what}" if what else ""
     return f"{edit}{of}, {dose:g}{UNITS.get(edit, '')}"
 
