@@ -281,8 +281,15 @@ class Lab(Memo):
         from geometry_bench.behavior.first_token import first_token_logprobs
 
         prompts = [prompt.ids for prompt in self.encoded_requests(name, "chat")]
-        shown = self.capture_settings.progress
-        return first_token_logprobs(self.subject, prompts, progress=shown, label=f"{self.identity.name}: first tokens")
+        how = self.capture_settings
+        return first_token_logprobs(
+            self.subject,
+            prompts,
+            token_budget=how.token_budget,
+            batch_size=how.batch_size,
+            progress=how.progress,
+            label=f"{self.identity.name}: first tokens",
+        )
 
     @remembered
     def encoded_under(self, name: str, systems: tuple[str, ...]) -> list[Encoded]:
