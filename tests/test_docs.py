@@ -163,3 +163,9 @@ def test_the_readme_lists_the_claims_as_they_are_declared() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     with_table = runpy.run_path(str(ROOT / "docs" / "claims_table.py"))["with_table"]
     assert with_table(readme) == readme, "run `python docs/claims_table.py`"
+
+
+def test_the_findings_are_those_of_the_stored_baselines() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "findings.py"))
+    written = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+    assert made["page"](made["judgements"]()) == written, "run `python docs/findings.py`"

@@ -205,7 +205,7 @@ class TrajectoryLab(Memo):
 class Trajectory(Target):
     """Checkpoints of one training run by step."""
 
-    scope = "trajectory"
+    scope = "series"
     id: str
     steps: Mapping[str, ModelTarget]
 
@@ -236,12 +236,12 @@ def moved(lab: TrajectoryLab, case: Case) -> Estimates:
 def test_a_kind_of_subject_is_a_target_and_a_lab(specs: tuple[SubjectSpec, ...], tmp_path: Path) -> None:
     models = Pinned(specs, (), (), ()).models
     trajectory = Trajectory("tiny/run", MappingProxyType({f"step-{n}": one for n, one in enumerate(models.values())}))
-    claim = declared("new.moved", moved, "trajectory", requires=SAFE)
+    claim = declared("new.moved", moved, "series", requires=SAFE)
     request = Request(targets=(trajectory,), claims={claim.id: claim}, settings=SETTINGS)
     (one,) = execute(Session(plan(request)))
     assert isinstance(one, Measurement)
     assert isinstance(one.subject, OtherFacts)
-    assert (one.subject.what, list(one.subject.members)) == ("trajectory", ["step-0", "step-1"])
+    assert (one.subject.what, list(one.subject.members)) == ("series", ["step-0", "step-1"])
     (judged,) = judge_run([one], claims={claim.id: claim})
     assert judged.claim.verdict is ClaimVerdict.HOLDS
     file = ResultsFile(tmp_path)
@@ -249,4 +249,4 @@ def test_a_kind_of_subject_is_a_target_and_a_lab(specs: tuple[SubjectSpec, ...],
     again = Session(plan(request), file.read())
     assert again.is_resumed(again.measure(again.plan.tasks[0]))
     (missing,) = plan(Request(claims={claim.id: claim})).missing
-    assert missing.sentence == "it needs a trajectory"
+    assert missing.sentence == "it needs a series"

@@ -1,6 +1,7 @@
 """Measures numerical noise and stores it in ``baselines/numerical_noise.json``.
 
-    python benchmarks/performance/measure_noise.py
+    python benchmarks/performance/measure_noise.py                       # all metrics
+    python benchmarks/performance/measure_noise.py --metric log_odds     # one, beside what is stored of the others
 
 Every claim but a panel's is measured on some embedded models, a group of two of them, and a family's weights, under other
 batch sizes, padding sides and thread counts, in each dtype; the largest difference from the plain run, by metric, is the
@@ -9,6 +10,7 @@ noise. Nothing else changes: it is all arithmetic.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from collections import defaultdict
@@ -20,6 +22,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from geometry_bench.claims.model import Claim
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.labs.model import CaptureSettings
 from geometry_bench.prompts.pack import LENT, Pack
@@ -79,22 +82,29 @@ def values(request: Request, capture: CaptureSettings, threads: int) -> Values:
     return found
 
 
-def about(spec: SubjectSpec) -> Request:
+def about(spec: SubjectSpec, claims: Mapping[str, Claim]) -> Request:
     """A model, and a group of it and its partner."""
     members = {model: replace(spec, model=model) for model in (spec.model, PARTNER)}
-    claims = {id: claim for id, claim in CLAIMS.items() if claim.scope in ("model", "group")}
-    return Request((spec,), groups=(Group("group/noise", spec.model, members),), claims=claims)
+    chosen = {id: claim for id, claim in claims.items() if claim.scope in ("model", "group")}
+    return Request((spec,), groups=(Group("group/noise", spec.model, members),), claims=chosen)
 
 
 def main() -> None:
     """Measure and store."""
-    noise: dict[str, dict[str, float]] = defaultdict(dict)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--metric", help="measure this one alone")
+    only = parser.parse_args().metric
+    claims = {id: claim for id, claim in CLAIMS.items() if claim.asked_by is None and only in (None, claim.metric)}
+    file = data_root() / "baselines" / "numerical_noise.json"
+    stored = json.loads(file.read_text(encoding="utf-8"))["largest_difference"] if only is not None else {}
+    noise: dict[str, dict[str, float]] = defaultdict(dict, {name: one for name, one in stored.items() if name != only})
     specs = [spec for spec in embedded_specs() if spec.model in MEASURED_ON]
     # 16-bit arithmetic is slow on a CPU and its noise large: one subject shows it.
     steps = [(dtype, spec) for dtype in DTYPES for spec in (specs if dtype == "float32" else specs[-1:])]
-    requests = [(dtype, about(SubjectSpec(spec.model, dtype=dtype))) for dtype, spec in steps]
-    weights = {id: claim for id, claim in CLAIMS.items() if claim.scope == "family"}
-    requests.append(("float32", Request(families=(load_family(Path("zoo/llama-d80")),), claims=weights)))
+    requests = [(dtype, about(SubjectSpec(spec.model, dtype=dtype), claims)) for dtype, spec in steps]
+    weights = {id: claim for id, claim in claims.items() if claim.scope == "family"}
+    if weights:
+        requests.append(("float32", Request(families=(load_family(Path("zoo/llama-d80")),), claims=weights)))
     for dtype, request in tqdm(requests, desc="numerical noise"):
         plain = values(request, *PLAIN)
         for varied in VARIED if request.specs else [(PLAIN[0], 2)]:  # weights know of threads alone
@@ -112,7 +122,7 @@ def main() -> None:
         },
         indent=1,
     )
-    write_atomically(data_root() / "baselines" / "numerical_noise.json", text + "\n")
+    write_atomically(file, text + "\n")
     print(text)
 
 

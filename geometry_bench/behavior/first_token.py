@@ -29,6 +29,7 @@ def first_token_logprobs(
     tokens: Sequence[int] | None = None,
     *,
     token_budget: int | None = None,
+    batch_size: int | None = None,
     progress: bool = True,
     label: str = "",
 ) -> Array:
@@ -47,7 +48,7 @@ def first_token_logprobs(
     def run(batch: Batch) -> Array:
         return _logprobs(last_logits(subject, [distinct[row] for row in batch.rows], plan.prefix), tokens)
 
-    plan = planned(subject, distinct, token_budget=token_budget)
+    plan = planned(subject, distinct, token_budget=token_budget, batch_size=batch_size)
     found: dict[int, Array] = {}
     with tqdm(
         total=len(distinct),

@@ -122,8 +122,16 @@ class Plan:
     prefix: int
 
 
-def planned(subject: Subject, prompts: Sequence[Ids], *, new_tokens: int = 0, token_budget: int | None = None) -> Plan:
-    """How to run prompts of ascending length; ``token_budget``: padded tokens of a batch, answers included.
+def planned(
+    subject: Subject,
+    prompts: Sequence[Ids],
+    *,
+    new_tokens: int = 0,
+    token_budget: int | None = None,
+    batch_size: int | None = None,
+) -> Plan:
+    """How to run prompts of ascending length; ``token_budget``: padded tokens of a batch, answers included; ``batch_size``:
+    prompts of a batch at most.
 
     A common beginning is computed once, and prompts of several lengths meet, only where the model gives the same logits so:
     recurrent ones may not.
@@ -143,7 +151,8 @@ def planned(subject: Subject, prompts: Sequence[Ids], *, new_tokens: int = 0, to
             padded = False
         else:
             prefix, padded = 0, padded and not _alike(subject, alone, ends, 0)
-    batches = batching.plan(lengths, token_budget=token_budget or default, uniform_above=0 if padded else None)
+    budget, above = token_budget or default, 0 if padded else None
+    batches = batching.plan(lengths, token_budget=budget, batch_size=batch_size, uniform_above=above)
     return Plan(batches, lengths, prefix)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from geometry_bench.activations.pooling import LAST, Pooling
+from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.groups import Group, Summed, deal_topics
 from geometry_bench.geometry.moments import Folding, Moments
@@ -19,6 +21,7 @@ from geometry_bench.prompts.pack import Pack, without_opening
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.prompts.sets import RequestSet
 from geometry_bench.records.facts import ModelFacts, PromptInputs, Requested, RequestFacts
+from geometry_bench.records.measurement import Absence, NotApplicableError
 from geometry_bench.storage import digest_bytes
 from geometry_bench.subjects.spec import Identity, SubjectSpec
 
@@ -135,6 +138,36 @@ class Lab(Memo):
 
         return load(self.spec, self.identity)
 
+    @contextmanager
+    def twin(self, seed: int = 0) -> Iterator[Lab]:
+        """The lab of an untrained model of this one's shape: same prompts, same settings. It is let go afterwards.
+
+        What is captured of it is kept in the disk cache as that of any model.
+
+        Raises:
+            NotApplicableError: it cannot be built.
+        """
+        from geometry_bench.subjects.twin import untrained_twin
+
+        try:
+            subject = untrained_twin(self.subject, seed)
+        except GeometryBenchError as error:
+            raise NotApplicableError(Absence.NO_TWIN, str(error)) from error
+        lab = Lab(
+            self.spec,
+            subject.identity,
+            self.pack,
+            self.capture_settings,
+            self._cache,
+            self.request_settings,
+            self.wanted,
+            subject,
+        )
+        try:
+            yield lab
+        finally:
+            lab.close()
+
     @property
     def layers(self) -> int:
         """Number of decoder blocks."""
@@ -241,23 +274,42 @@ class Lab(Memo):
     @remembered
     def first_tokens(self, name: str) -> Array:
         """Log-probabilities (requests, vocabulary), float32, of the token after each request of a set in a chat."""
+        return self.first_tokens_now(name)
+
+    def first_tokens_now(self, name: str) -> Array:
+        """The same, computed again: under interventions."""
         from geometry_bench.behavior.first_token import first_token_logprobs
 
         prompts = [prompt.ids for prompt in self.encoded_requests(name, "chat")]
-        shown = self.capture_settings.progress
-        return first_token_logprobs(self.subject, prompts, progress=shown, label=f"{self.identity.name}: first tokens")
+        how = self.capture_settings
+        return first_token_logprobs(
+            self.subject,
+            prompts,
+            token_budget=how.token_budget,
+            batch_size=how.batch_size,
+            progress=how.progress,
+            label=f"{self.identity.name}: first tokens",
+        )
 
     @remembered
-    def encoded_under(self, name: str, system: str) -> list[Encoded]:
-        """Token ids of each request of a set under a system prompt of the pack."""
-        text = self.pack.systems[system]
-        return [self.subject.chat.encode(text, request) for request in self.request_settings.load(name).texts]
+    def encoded_under(self, name: str, systems: tuple[str, ...]) -> list[Encoded]:
+        """Token ids of each request of a set under one of some system prompts of the pack, taken in turn."""
+        texts = [self.pack.systems[system] for system in systems]
+        drawn = self.request_settings.load(name).texts
+        return [self.subject.chat.encode(texts[row % len(texts)], request) for row, request in enumerate(drawn)]
 
     @remembered
-    def requests_under(self, name: str, system: str) -> Array:
-        """Last-token block outputs (requests, layers, width) of the requests of a set under a system prompt of the pack."""
-        prompts = [prompt.ids for prompt in self.encoded_under(name, system)]
-        return self._pooled(prompts, (LAST,), f"{self.identity.name}: {name} under {system}")[LAST]
+    def requests_under(self, name: str, systems: tuple[str, ...]) -> Array:
+        """Last-token block outputs (requests, layers, width) of the requests of a set under system prompts in turn."""
+        prompts = [prompt.ids for prompt in self.encoded_under(name, systems)]
+        return self._pooled(prompts, (LAST,), f"{self.identity.name}: {name} under {', '.join(systems)}")[LAST]
+
+    @contextmanager
+    def changed(self, change: Callable[[Subject], AbstractContextManager[None]]) -> Iterator[Lab]:
+        """A lab of the same model while it is changed; nothing that it measures is kept."""
+        with change(self.subject):
+            settings = (self.capture_settings, None, self.request_settings, NOTHING)
+            yield Lab(self.spec, self.identity, self.pack, *settings, self.subject)
 
     @remembered
     def common_beginning(self, sets: tuple[str, ...], rendering: RequestRendering) -> int:

@@ -26,6 +26,7 @@ class Absence(StrEnum):
     TOO_FEW_SUBJECTS = "too few subjects"
     NO_MEMBER = "no such member"
     NO_MATRIX = "no matrix"
+    NO_TWIN = "no untrained twin"
     ALIGNED_ALIKE = "aligned alike"
     NOTHING_AGREES = "nothing agrees"
     UNPAIRED_SETS = "unpaired sets"

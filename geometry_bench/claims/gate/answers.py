@@ -13,7 +13,7 @@ from geometry_bench.claims.gate.contrasts import CLASSES, sample_of
 from geometry_bench.claims.model import Case, Estimates
 from geometry_bench.claims.requests import Labelled
 from geometry_bench.geometry.directions import Array
-from geometry_bench.geometry.openings import LEAST_MARGIN, log_odds, mean_shares
+from geometry_bench.geometry.openings import LEAST_MARGIN, likeliest, log_odds, mean_shares
 from geometry_bench.geometry.openings import openings as openings_of
 from geometry_bench.geometry.resampling import jackknife_interval
 from geometry_bench.labs.answering import refused as refused_by
@@ -21,9 +21,6 @@ from geometry_bench.labs.memo import remembered
 from geometry_bench.labs.model import Lab
 from geometry_bench.records.estimates import Estimate, Packed, Sample, Units
 from geometry_bench.records.measurement import Absence, NotApplicableError
-
-KEPT = 32
-"""Likeliest first tokens that are kept of each request."""
 
 NAMED = 0.01
 """Mean share from which on a token's text is kept."""
@@ -80,10 +77,7 @@ def _first_tokens(lab: Lab) -> tuple[NDArray[Any], NDArray[Any], Sample, dict[st
     drawn = [lab.request_settings.load(name) for name in CLASSES]
     both = Labelled.of(*drawn)
     log_p = np.concatenate([lab.first_tokens(name) for name in CLASSES])
-    most = min(KEPT, log_p.shape[1])
-    ids = np.argpartition(-log_p, most - 1, axis=1)[:, :most]
-    ids = np.take_along_axis(ids, np.argsort(-np.take_along_axis(log_p, ids, axis=1), axis=1), axis=1).astype(np.int32)
-    kept = np.take_along_axis(log_p, ids, axis=1).astype(np.float32)
+    ids, kept = likeliest(log_p)
     shares = [mean_shares(ids[both.labels == flag], kept[both.labels == flag]) for flag in (True, False)]
     frequent = {token for found in shares for token, share in found.items() if share >= NAMED}
     names = {str(token): repr(lab.subject.tokenizer.decode([token])) for token in sorted(frequent)}

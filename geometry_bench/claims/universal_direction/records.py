@@ -58,8 +58,9 @@ CLAIMS: tuple[Claim, ...] = (
         statement="Unsafe directions of other models, mapped into the reference's space, agree with the reference's own "
         "(the source: cosine above 0.5, on the same prompts).",
         measure=directions.reference_cosine,
-        null=f"{directions.ALIKE}; beside it the ceiling, two halves of the reference, and random directions "
-        "sent through the map",
+        version=2,  # 1 had no untrained models in its null
+        null=f"{directions.ALIKE}; and untrained twins of the members in its place; beside it the ceiling, two halves of "
+        "the reference, and random directions sent through the map",
         published_criterion=Above(separation.AGREES, beyond_null=False),
         reported=_reported("reference_cosine"),
         per_member="others",
@@ -71,7 +72,8 @@ CLAIMS: tuple[Claim, ...] = (
         where="figure 7, column of the universal direction",
         statement="Mapped unsafe directions cluster about one shared axis.",
         measure=directions.shared_axis,
-        null=directions.ALIKE,
+        version=2,
+        null=f"{directions.ALIKE}; and untrained twins of the members in its place",
         cases=(directions.MEAN,),
         reported=_shared_reported,
         per_member="all",
@@ -84,7 +86,9 @@ CLAIMS: tuple[Claim, ...] = (
         statement="The shared direction separates harmful from safe requests as well as a model's own direction, or better "
         "(AUROC no more than 0.02 below).",
         measure=separation.universal_auroc,
-        null="labels swapped between partners, the shared direction fitted again: it must separate at all",
+        version=2,
+        null="labels swapped between partners, the shared direction fitted again; and untrained twins of the members in its "
+        "place: it must separate at all",
         criterion=Above(-MARGIN),
         published_criterion=Above(beyond_null=False),
         reported=_auroc_reported,

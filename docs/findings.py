@@ -1,0 +1,105 @@
+"""Write docs/findings.md from the stored baselines: ``python docs/findings.py``.
+
+Every claim, on the zoo's aligned members and on the real models whose baselines are stored, beside what its source reports.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+
+from geometry_bench.claims.model import Claim
+from geometry_bench.claims.registry import CLAIMS
+from geometry_bench.judging import judge_run
+from geometry_bench.records.baselines import BaselineStore
+from geometry_bench.records.facts import GroupFacts, ModelFacts
+from geometry_bench.records.judgement import ClaimVerdict, Judgement
+from geometry_bench.report.board import published_rows
+from geometry_bench.resources import data_root
+
+PAGE = Path(__file__).resolve().parent / "findings.md"
+HEAD = """# Findings
+
+What was found on the zoo's aligned members and on real models, claim by claim, beside what the sources report. Written by
+`docs/findings.py` from the stored baselines, so every number here is one that `geometry-bench baseline show` prints with
+its interval and null.
+
+Values are `value ± error`, then H (holds), F (fails), i (cannot be told), as [read-a-verdict.md](read-a-verdict.md)
+explains. A claim that fails is a finding. The zoo's models are tiny and read in their own language; nothing here says what a
+model of another size does.
+"""
+LETTERS = {ClaimVerdict.HOLDS: "H", ClaimVerdict.FAILS: "F", ClaimVerdict.INCONCLUSIVE: "i"}
+WORDS = {
+    ClaimVerdict.HOLDS: "holds",
+    ClaimVerdict.FAILS: "fails",
+    ClaimVerdict.INCONCLUSIVE: "cannot be told",
+    ClaimVerdict.NOT_APPLICABLE: "does not apply",
+}
+
+
+def judgements() -> list[Judgement]:
+    """Everything stored in the repository, judged."""
+    store = BaselineStore((data_root() / "baselines" / "measured",))
+    return judge_run(one for found in store.all() for one in found.baseline.measurements())
+
+
+def shown(one: Judgement) -> bool:
+    """Whether a subject is on the page: aligned members, groups of them, real models, and what is about several models."""
+    facts = one.measurement.subject
+    if isinstance(facts, ModelFacts):
+        return facts.family is None or facts.role == "aligned"
+    return not (isinstance(facts, GroupFacts) and "base" in facts.id)
+
+
+def page(judged: Iterable[Judgement]) -> str:
+    """The page."""
+    by_claim: dict[str, list[Judgement]] = {}
+    for one in judged:
+        if shown(one) and not one.measurement.claim.startswith("audit."):
+            by_claim.setdefault(one.measurement.claim, []).append(one)
+    sections: dict[str, list[str]] = {}
+    for claim in CLAIMS.values():
+        if claim.id in by_claim:
+            sections.setdefault(claim.source.citation, []).append(_section(claim, by_claim[claim.id]))
+    return "\n".join([HEAD, *(f"## {source}\n\n" + "\n".join(parts) for source, parts in sections.items())])
+
+
+def _section(claim: Claim, judged: Sequence[Judgement]) -> str:
+    counts = Counter(WORDS[one.claim.verdict] for one in judged)
+    found = ", ".join(f"{word} in {count}" for word, count in counts.most_common())
+    cases = dict.fromkeys(one.measurement.case for one in judged)
+    subjects = dict.fromkeys(one.measurement.subject.id for one in judged)
+    cells = {(one.measurement.subject.id, one.measurement.case): _cell(one) for one in judged}
+    # The longer side runs downwards.
+    if len(cases) > len(subjects):
+        header = ["case", *subjects]
+        rows = [[case or claim.id, *(cells.get((name, case), "") for name in subjects)] for case in cases]
+    else:
+        header = ["subject", *(case or "value" for case in cases)]
+        rows = [[name, *(cells.get((name, case), "") for case in cases)] for name in subjects]
+    table = tabulate(rows, header, "pipe", disable_numparse=True)
+    return (
+        f"### {claim.id}\n\n{claim.statement}\n\n{_source(claim)}Here it {found} of {len(judged)} cases.\n\n{table}\n"
+    )
+
+
+def _cell(one: Judgement) -> str:
+    estimate = one.measurement.estimate
+    if estimate is None or estimate.value is None:
+        return "–"
+    error = "" if estimate.error is None else f" ± {estimate.error:.2f}"
+    return f"{estimate.value:+.2f}{error} {LETTERS.get(one.claim.verdict, '')}".rstrip()
+
+
+def _source(claim: Claim) -> str:
+    values = [cell.value for row in published_rows(claim) for cell in row.cells.values()]
+    if not values:
+        return ""
+    return f"The source reports {min(values):+.2f} to {max(values):+.2f} over {len(published_rows(claim))} subjects. "
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(judgements()), encoding="utf-8")
