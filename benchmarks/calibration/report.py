@@ -220,8 +220,8 @@ def _doses(stored: Stored) -> str:
 
 {_table(header, rows)}
 
-Where a dose is found that changes no refusals, the margin is on the careful side; where refusals change at a dose that is not
-found, it is too wide.
+Where a dose is found that changes no refusals, the margin is on the careful side; where refusals change at a dose that is
+not found, it is too wide.
 """
 
 
