@@ -19,6 +19,7 @@ from geometry_bench.records.baselines import BaselineStore, Found
 from geometry_bench.records.comparability import unlike
 from geometry_bench.records.facts import GroupFacts, MemberFacts, ModelFacts, PairFacts, PromptInputs
 from geometry_bench.records.judgement import (
+    RULER,
     Answer,
     BaselineVerdict,
     ClaimVerdict,
@@ -28,7 +29,7 @@ from geometry_bench.records.judgement import (
     PublishedVerdict,
     Reason,
 )
-from geometry_bench.records.measurement import Baseline, BaselineCase, Measurement
+from geometry_bench.records.measurement import Absence, Baseline, BaselineCase, Measurement
 from geometry_bench.records.noise import noise_floor
 
 FAMILY_WISE_ERROR = 0.01
@@ -322,6 +323,8 @@ def _change(one: Measurement, claim: Claim, baselines: Baselines | None, margins
         return Moved(
             Answer(BaselineVerdict.NO_BASELINE, Reason.NONE_STORED, {"sentence": _absent(one, baselines, found)})
         )
+    if Absence.NOT_ASKED in (getattr(one.missing, "reason", None), getattr(stored.missing, "reason", None)):
+        return Moved(Answer(BaselineVerdict.NO_BASELINE, Reason.NONE_STORED, {"sentence": "it was not asked for"}))
     refused = _incomparable(one, claim, stored, found.baseline)
     if refused is not None:
         return Moved(refused)
@@ -333,19 +336,27 @@ def _change(one: Measurement, claim: Claim, baselines: Baselines | None, margins
         return Moved(Answer(BaselineVerdict.UNDECIDED, Reason.UNDEFINED_IN_ONE))
     margin = margins.get(one.key, margins.get(one.claim, claim.smallest_change))
     facts: dict[str, Fact] = {"value": new.value, "old": old.value, "difference": new.value - old.value}
-    facts |= {"margin": margin, "label": new.label, "old_label": old.label}
+    facts |= {"margin": margin, **_ruler(found.baseline, claim)}
     compared: Compared | None
     try:
         compared = claim.comparison.between(new, old, margin)
     except UntestableError as reason:
         compared, facts["sentence"] = None, str(reason)
     if claim.comparison.of_values:
+        facts |= {"label": new.label, "old_label": old.label}
         # A floor measured as 0 would make a rounding error a change.
         spacing = 64 * float(np.spacing(max(abs(new.value), abs(old.value))))
         facts["floor"] = floor = max(noise_floor(claim.metric, one.subject.dtype), spacing)
         if abs(new.value - old.value) <= floor and new.label == old.label:
             return Moved(Answer(BaselineVerdict.SAME, Reason.WITHIN_NOISE, facts), compared=compared)
     return Moved(facts=facts, compared=compared)
+
+
+def _ruler(baseline: Baseline, claim: Claim) -> dict[str, Fact]:
+    """How far the baseline's own copies lie from it, as ``ruler COPY``, where that was measured."""
+    case = baseline.cases.get(claim.ruler) if claim.ruler is not None else None
+    estimate = case.estimate if case is not None else None
+    return {f"{RULER} {copy}": value for copy, value in estimate.details.items()} if estimate is not None else {}
 
 
 def _absent(one: Measurement, baselines: Baselines | None, found: Stored | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,22 +42,34 @@ WIDTH, LAYERS, COUNT = 32, 6, 300
 Make = Callable[[str, str, np.ndarray], np.ndarray]
 
 
-def planted_group(make: Make, members: tuple[str, ...] = ("a", "b", "c"), count: int = COUNT) -> GroupLab:
-    """A group whose members see one latent (prompts, WIDTH) a role: ``make(member, role, latent)`` gives its states."""
+def planted_group(
+    make: Make,
+    members: tuple[str, ...] = ("a", "b", "c"),
+    count: int = COUNT,
+    untrained: Make = lambda name, role, latent: latent,
+) -> GroupLab:
+    """A group whose members see one latent (prompts, WIDTH) a role: ``make(member, role, latent)`` gives its states.
+
+    So does ``untrained`` those of a member's twins, by their names: as a default what is there before anything is learned.
+    """
     settings = RequestSettings(count)
     latents = {
         role: np.random.default_rng(place).standard_normal((len(settings.load(role)), WIDTH))
         for place, role in enumerate(("safe", "unsafe", ALIGNMENT))
     }
 
-    def member(name: str) -> Any:
+    def read(name: str, making: Make) -> Callable[..., Any]:
         def requests(role: str, **_: Any) -> Any:
-            states = make(name, role, latents[role].copy()).astype(np.float32)
+            states = making(name, role, latents[role].copy()).astype(np.float32)
             return SimpleNamespace(states={MEAN_LAST_FIVE: np.repeat(states[:, None], LAYERS, axis=1)})
 
+        return requests
+
+    def member(name: str) -> Any:
         return SimpleNamespace(
             layers=LAYERS,
-            requests=requests,
+            requests=read(name, make),
+            twin=lambda seed: nullcontext(SimpleNamespace(layers=LAYERS, requests=read(f"{name} {seed}", untrained))),
             subject=SimpleNamespace(tokenizer=SimpleNamespace(get_vocab=lambda: {"x" if name == "alien" else "e": 0})),
             facts=lambda id: SimpleNamespace(alignment="DPO" if name == "c" else "SFT"),
             inputs=lambda required: PromptInputs(hash=name, pooling="", site="", truncated_prompts=0),
@@ -103,6 +116,30 @@ def test_a_direction_that_is_shared_is_found_through_the_maps(rotated: GroupLab)
         assert shared.value == pytest.approx(reliability(COUNT), abs=0.05)
         assert verdict("universal.shared_axis", shared) is ClaimVerdict.HOLDS
     assert shared.details["top_singular_share"] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_what_untrained_models_show_too_is_inside_the_null() -> None:
+    def words(seed: int) -> Make:
+        """Classes that differ in their words: every model sees that, trained or not, with some noise of its own."""
+
+        def make(name: str, role: str, latent: np.ndarray) -> np.ndarray:
+            latent[:, 0] += D_PRIME * (role == "unsafe")
+            noise = np.random.default_rng([seed, *name.encode(), len(role)]).standard_normal(latent.shape)
+            seen: np.ndarray = latent + 0.3 * noise
+            return seen
+
+        return make
+
+    verdicts = []
+    for group in (planted_group(words(seed), untrained=words(seed)) for seed in range(2)):
+        assert group.twins == tuple(f"{name} untrained {seed}" for name in "abc" for seed in (0, 1))
+        for claim, cases in (("reference_cosine", "bc"), ("shared_axis", "abc"), ("auroc", "abc")):
+            for found in (measure(f"universal.{claim}", group, case) for case in cases):
+                assert found.value is not None
+                assert found.value > found.details["permuted_high"] + 0.1  # type: ignore[operator]
+                assert found.details["untrained_mean"] == pytest.approx(found.value, abs=0.03)
+                verdicts.append(verdict(f"universal.{claim}", found))
+    assert verdicts.count(ClaimVerdict.HOLDS) <= 2  # of 16, each by a chance of 5 %
 
 
 def test_published_cosines_are_those_of_all_prompts_and_so_is_any_contrast(rotated: GroupLab) -> None:

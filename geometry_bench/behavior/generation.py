@@ -24,6 +24,7 @@ from geometry_bench.behavior.interventions import Intervention, applied, chosen_
 from geometry_bench.behavior.passes import inputs_of, planned, refuse_prompts
 from geometry_bench.behavior.sampling import Draws, OnlyNumbers, seed_of
 from geometry_bench.behavior.store import Answer, AnswerFile, Answers
+from geometry_bench.behavior.traces import Trace, reading, refuse_traces
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.storage import digest
 from geometry_bench.subjects.blocks import without_adapter
@@ -73,6 +74,7 @@ def generate(
     settings: Settings | None = None,
     *,
     interventions: Sequence[Intervention] = (),
+    traces: Sequence[Trace] = (),
     token_budget: int | None = None,
     progress: bool = True,
     label: str = "",
@@ -81,7 +83,8 @@ def generate(
     """An answer to every prompt, in their order; it ends at any of the model's own end tokens.
 
     prompts: token ids, complete with template and BOS. token_budget: padded tokens of a batch, answers included (default
-    by device). interventions: in effect for the prompt and for every token of the answer. progress: a bar on stderr where
+    by device). interventions: in effect for the prompt and for every token of the answer. traces: projections that are read
+    in the same passes and kept in the answers. progress: a bar on stderr where
     that is a terminal. store: where answers are looked up and kept, each batch as soon as it is done. It is left alone
     for a wrapped model, whose weights may have changed since, and while the subject is intervened on by anything but
     ``interventions``. In 16-bit dtypes the company that a prompt runs in can decide between tokens of nearly equal logits.
@@ -93,12 +96,14 @@ def generate(
     refuse_prompts(subject, prompts, settings.new_tokens)
     for one in interventions:
         chosen_blocks(subject, one)
+    refuse_traces(subject, traces)
     ends = end_tokens(subject)
     items = _items(prompts, sampled=settings.temperature > 0)
     file = None
     if store is not None and not subject.intervened and subject.identity.origin != "memory":
         company = {} if subject.dtype in ("float32", "float64") else {"token_budget": token_budget}
         decided = {"settings": asdict(settings), "interventions": facts(interventions), "ends": ends, **company}
+        decided |= {"traces": [one.facts() for one in traces]} if traces else {}
         file = store.file(subject, decided)
     known = file.read() if file is not None else {}
     done = {item: known[item.key] for item in items if item.key in known}
@@ -108,7 +113,7 @@ def generate(
             total=len(waiting) + len(done), initial=len(done), desc=label or None, unit="answer", leave=False,
             file=sys.stderr, disable=None if progress else True,
         ) as bar, applied(subject, *interventions):  # fmt: skip
-            for some, answers in _batches(subject, waiting, settings, ends, token_budget, items):
+            for some, answers in _batches(subject, waiting, settings, ends, traces, token_budget, items):
                 done.update(zip(some, answers, strict=True))
                 if file is not None:
                     _keep(file, some, answers)
@@ -136,13 +141,14 @@ def _batches(
     waiting: Sequence[_Item],
     settings: Settings,
     ends: Sequence[int],
+    traces: Sequence[Trace],
     token_budget: int | None,
     given: Sequence[_Item],
 ) -> Iterator[tuple[list[_Item], list[Answer]]]:
     """Batches of items with their answers."""
 
     def run(batch: Batch) -> list[Answer]:
-        return _run(subject, [waiting[row] for row in batch.rows], settings, ends, plan.prefix)
+        return _run(subject, [waiting[row] for row in batch.rows], settings, ends, traces, plan.prefix)
 
     prompts = [item.ids for item in waiting]
     plan = planned(subject, prompts, new_tokens=settings.new_tokens, token_budget=token_budget)
@@ -153,7 +159,12 @@ def _batches(
 
 
 def _run(
-    subject: Subject, items: Sequence[_Item], settings: Settings, ends: Sequence[int], prefix: int
+    subject: Subject,
+    items: Sequence[_Item],
+    settings: Settings,
+    ends: Sequence[int],
+    traces: Sequence[Trace],
+    prefix: int,
 ) -> list[Answer]:
     """Answers of one batch, whose prompts have a ``prefix`` of so many tokens in common."""
     model = cast(Any, without_adapter(subject.model))
@@ -165,9 +176,11 @@ def _run(
     if settings.temperature > 0:
         seeds = [seed_of(settings.seed, item.ids, item.draw) for item in items]
         processors.append(Draws(seeds, settings.temperature, settings.top_p))
-    with subject.measuring(), quiet_transformers(), _without_defaults(model):
+    with subject.measuring(), quiet_transformers(), _without_defaults(model), reading(subject, traces) as read:
         output = model.generate(**inputs, generation_config=config, logits_processor=processors)
-    return [_answer(subject, row, ends) for row in output[:, inputs["input_ids"].shape[1] :].tolist()]
+    said = output[:, inputs["input_ids"].shape[1] :].tolist()
+    steps = read.values().tolist() if traces else [[]] * len(said)
+    return [_answer(subject, row, ends, found) for row, found in zip(said, steps, strict=True)]
 
 
 def _configuration(**settings: Any) -> Any:
@@ -185,8 +198,10 @@ def _without_defaults(model: Any) -> Iterator[None]:
         model.generation_config = own
 
 
-def _answer(subject: Subject, ids: Sequence[int], ends: Sequence[int]) -> Answer:
+def _answer(subject: Subject, ids: Sequence[int], ends: Sequence[int], traces: Sequence[Sequence[float]]) -> Answer:
     stop = next((place for place, token in enumerate(ids) if token in ends), None)
     said = tuple(ids if stop is None else ids[: stop + 1])
     text = subject.tokenizer.decode(said, skip_special_tokens=True)
-    return Answer(said, str(text), "length" if stop is None else "end")
+    return Answer(
+        said, str(text), "length" if stop is None else "end", tuple(tuple(one[: len(said)]) for one in traces)
+    )

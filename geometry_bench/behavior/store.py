@@ -22,12 +22,14 @@ Finish = Literal["end", "length"]
 class Answer:
     """What a model said: ``ids`` with the end token where it came, ``text`` without control tokens.
 
-    ``finish`` is "end" where the model ended it and "length" where it was cut.
+    ``finish`` is "end" where the model ended it and "length" where it was cut. ``traces`` holds, for each trace that was
+    asked for, a projection a token: at the token after which it was said.
     """
 
     ids: tuple[int, ...]
     text: str
     finish: Finish
+    traces: tuple[tuple[float, ...], ...] = ()
 
 
 class Answers:
@@ -69,7 +71,8 @@ def _parsed(line: str) -> tuple[str, Answer] | None:
     try:
         row = json.loads(line)
         key, ids, text, finish = row["key"], tuple(map(int, row["ids"])), row["text"], row["finish"]
+        traces = tuple(tuple(map(float, one)) for one in row.get("traces", ()))
     except (ValueError, KeyError, TypeError):
         return None
     whole = isinstance(key, str) and isinstance(text, str) and finish in get_args(Finish)
-    return (key, Answer(ids, text, finish)) if whole and ids else None
+    return (key, Answer(ids, text, finish, traces)) if whole and ids else None

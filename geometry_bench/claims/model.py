@@ -57,7 +57,7 @@ class Claim:
     made to compare models: where such claims were compared, whether a run can tell is read from them alone. ``reads`` names
     the claims whose measurements it is computed from, as ``claim[case]`` where cases matter. ``per_member`` adds a case for
     each member of a group, or for each but the reference. A claim ``asked_by`` an option costs much, and is measured where a
-    run asks for it alone.
+    run asks for it alone. ``ruler`` is the case of a baseline whose numbers are shown beside a change, as a scale for it.
     """
 
     id: str
@@ -80,6 +80,7 @@ class Claim:
     across: tuple[str, ...] = ()
     decides: bool = False
     asked_by: Option | None = None
+    ruler: str | None = None
     reads: tuple[str, ...] = ()
     per_member: Literal["all", "others"] | None = None
     open_question: bool = False

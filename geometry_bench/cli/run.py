@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,15 +24,17 @@ def register(app: typer.Typer) -> None:
     app.command("run")(_with_shared_options())
 
 
-def measure(claim: Sequence[str], verbose: bool, values: dict[str, Any]) -> int:
+def measure(claim: Sequence[str], verbose: bool, junitxml: Path | None, values: dict[str, Any]) -> int:
     """Measure what the options ask for, print the table of verdicts and return the exit code."""
     from dataclasses import replace
 
     from geometry_bench.asked import output_of, request_of
+    from geometry_bench.report.junit import junit
     from geometry_bench.report.outcomes import NOT_ANSWERED
     from geometry_bench.run.bench import Bench
     from geometry_bench.run.describe import closing, opening
     from geometry_bench.run.request import chosen_claims
+    from geometry_bench.storage import write_atomically
 
     request = request_of(values)
     bench = Bench(replace(request, claims=chosen_claims(tuple(claim), request.claims)), output_of(values))
@@ -48,6 +51,8 @@ def measure(claim: Sequence[str], verbose: bool, values: dict[str, Any]) -> int:
             typer.echo(f"FAILED {shown.message}")
     written = bench.update_baselines() if bench.output.update and whole else []
     bench.write_report(judged)
+    if junitxml is not None:
+        write_atomically(junitxml, junit(judged, bench.output.asked))
     typer.echo("")
     for line in closing(bench, judged, written, whole=verbose):
         typer.echo(line)
@@ -89,21 +94,24 @@ def _with_shared_options() -> Any:
         "--claim", metavar="CLAIM", help="Only claims with this id, or that match this pattern (safety.*); repeatable."
     )
     verbose = typer.Option("--verbose", "-v", help="Print a table for each subject, however many there are.")
+    junitxml = typer.Option("--junitxml", metavar="FILE", help="JUnit XML of the cases, for CI systems that show it.")
     parameters = [
         _keyword("claim", Annotated[list[str] | None, claims], None),
         _keyword("verbose", Annotated[bool, verbose], False),
+        _keyword("junitxml", Annotated[Path | None, junitxml], None),
         *map(_parameter, OPTIONS),
     ]
 
-    def command(claim: list[str] | None, verbose: bool, **values: Any) -> None:
+    def command(claim: list[str] | None, verbose: bool, junitxml: Path | None, **values: Any) -> None:
         """Measure claims on models, groups and families and print the table of verdicts, as `pytest benchmarks` does.
 
-        Exit codes: 0 nothing fails, 1 a claim fails or a value has moved, 2 bad input, or nothing measured or compared.
+        Exit codes: 0 nothing fails, 1 a claim fails or something has moved, 2 bad input, or nothing measured or compared.
+        With --against the comparison alone decides: 0 the same, 1 moved, 2 not compared, or too few prompts to tell.
 
         Example: geometry-bench run --model org/name --results results --resume
         """
         parsed = {option.dest: option.parsed(values[option.dest]) for option in OPTIONS}
-        raise typer.Exit(measure(claim or (), verbose, parsed))
+        raise typer.Exit(measure(claim or (), verbose, junitxml, parsed))
 
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

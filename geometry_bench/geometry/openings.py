@@ -28,6 +28,18 @@ FARTHEST = 15.0
 """Log-odds are cut here: farther out they are rounding."""
 
 
+KEPT = 32
+"""Likeliest next tokens that are kept of each prompt."""
+
+
+def likeliest(log_p: Array, most: int = KEPT) -> tuple[NDArray[Any], Array]:
+    """Of log-probabilities (prompts, vocabulary) the ``most`` likeliest of each prompt, likeliest first: ids and values."""
+    kept = min(most, log_p.shape[1])
+    ids = np.argpartition(-log_p, kept - 1, axis=1)[:, :kept]
+    ids = np.take_along_axis(ids, np.argsort(-np.take_along_axis(log_p, ids, axis=1), axis=1), axis=1).astype(np.int32)
+    return ids, np.take_along_axis(log_p, ids, axis=1).astype(np.float32)
+
+
 def mean_shares(ids: NDArray[Any], log_p: Array) -> dict[int, float]:
     """Mean probability of each token that is among the likeliest of any prompt; unlisted ones count as 0."""
     tokens, where = np.unique(ids, return_inverse=True)

@@ -64,6 +64,17 @@ def percentile_interval(draws: Array, *, level: float = 0.95) -> Interval:
     return Interval(float(np.std(draws, ddof=1)), float(low), float(high))
 
 
+def prediction_interval(draws: Array, *, level: float = 0.95) -> tuple[float, float]:
+    """Where one more of a few normal draws (draws,) lies: both ends one-sided, each with the chance ``level``.
+
+    mean ± t(n − 1) · sd · √(1 + 1/n). Needs two draws.
+    """
+    values = np.asarray(draws, dtype=np.float64)
+    count = len(values)
+    half = float(stats.t.ppf(level, df=count - 1)) * float(values.std(ddof=1)) * float(np.sqrt(1 + 1 / count))
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
 def family_percentiles(joint: Array, *, level: float = 0.05) -> tuple[float, float]:
     """What percentile of its own null any one of several cases must exceed, and what all of them, at a joint level.
 

@@ -6,15 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from geometry_bench.activations.pooling import Pooling
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
-from geometry_bench.labs.memo import Memo
+from geometry_bench.labs.answering import refused
+from geometry_bench.labs.memo import Memo, remembered
 from geometry_bench.labs.model import Lab
 from geometry_bench.labs.requirements import Requirements
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.prompts.sets import RequestSet
 from geometry_bench.records.facts import ModelFacts, PromptInputs
+from geometry_bench.records.measurement import NotApplicableError
 from geometry_bench.storage import digest_lines
 from geometry_bench.subjects.groups import DEPTH
 
@@ -32,15 +37,27 @@ def group_hash(required: Requirements, settings: RequestSettings, depth: float) 
     return digest_lines([*(f"{role} {settings.load(role).hash}" for role in required.sets), f"depth {depth:.6f}"])
 
 
+FEWEST_TWINS = 4
+"""Untrained models that a group is held against: a twin of each member, of fewer members several."""
+
+States = Mapping[tuple[str, Pooling, float], Array]
+"""(role, pooling, relative depth) -> (prompts, width), float32."""
+
+
 @dataclass(frozen=True)
 class MemberStates:
-    """What one member made of the requests: (role, pooling, depth) -> (prompts, width), float32; with its facts."""
+    """What one member made of the requests, with its facts; and what its untrained twins made of them, by name.
 
-    states: Mapping[tuple[str, Pooling, float], Array]
+    ``notes`` say which twins could not be measured.
+    """
+
+    states: States
     facts: ModelFacts
     block: int
     inputs: PromptInputs
     vocabulary: frozenset[str]
+    twins: Mapping[str, States]
+    notes: tuple[str, ...]
 
 
 class GroupLab(Memo):
@@ -82,10 +99,27 @@ class GroupLab(Memo):
     def states(self, member: str, role: str, depth: float | None = None, pooling: Pooling | None = None) -> Array:
         """Block outputs at a relative depth (the declared one if None), pooled (by the first pooling if None).
 
-        (prompts, width), float32.
+        (prompts, width), float32. Those of an untrained twin are known at the declared depth alone.
         """
         place = (role, pooling or self.requires.poolings[0], self.depth if depth is None else depth)
-        return self._measured[member].states[place]
+        return self._states[member][place]
+
+    @property
+    def twins(self) -> tuple[str, ...]:
+        """Names of the untrained twins of all members, under which they have states."""
+        return tuple(name for name in self._states if name not in self.members)
+
+    @cached_property
+    def _states(self) -> Mapping[str, States]:
+        members = {name: found.states for name, found in self._measured.items()}
+        return members | {name: states for found in self._measured.values() for name, states in found.twins.items()}
+
+    @remembered
+    def refused(self, member: str, role: str, new_tokens: int) -> NDArray[np.bool_]:
+        """Which of the requests of a role (prompts,) a member refuses, by rules; the member is loaded again for it."""
+        lab = self._open(member)
+        prompts = [prompt.ids for prompt in lab.encoded_requests(role, "chat")]
+        return refused(lab, prompts, new_tokens, label=f"answers to {role}")
 
     def block(self, member: str) -> int:
         """The 0-based block of a member at the declared depth."""
@@ -108,26 +142,39 @@ class GroupLab(Memo):
 
     def _measure(self, member: str) -> MemberStates:
         lab = self._open(member)
-        blocks = {depth: block_at(depth, lab.layers) for depth in self.depths}
+        twins, notes = {}, []
+        for seed in range(-(-FEWEST_TWINS // len(self.members))):
+            name = f"{member} untrained {seed}"
+            try:
+                with lab.twin(seed) as twin:
+                    twins[name] = self._read(twin, name, (self.depth,))
+            except NotApplicableError as error:
+                notes.append(f"the null has no untrained twin of {member}: {error}")
+        return MemberStates(
+            self._read(lab, member, self.depths),
+            lab.facts(self._ids.get(member, member)),
+            block_at(self.depth, lab.layers),
+            lab.inputs(self.requires),
+            frozenset(lab.subject.tokenizer.get_vocab()),
+            twins,
+            tuple(dict.fromkeys(notes)),
+        )
+
+    def _read(self, lab: Lab, name: str, depths: Sequence[float]) -> States:
         states = {}
         for role in self.requires.sets:
             found = lab.requests(role, rendering=self.requires.rendering, poolings=self.requires.poolings)
             for pooling in self.requires.poolings:
                 pooled = found.states[pooling]
-                for depth, block in blocks.items():
-                    states[role, pooling, depth] = pooled[:, block].copy()
-                    if (pooled[:, block] == pooled[0, block]).all():
+                for depth in depths:
+                    at = pooled[:, block_at(depth, lab.layers)]
+                    states[role, pooling, depth] = at.copy()
+                    if (at == at[0]).all():
                         raise GeometryBenchError(
-                            f"{member} gives the same activations for every request of {role} at relative depth "
+                            f"{name} gives the same activations for every request of {role} at relative depth "
                             f"{depth:.2f}, so nothing can be mapped: check its weights, or choose another --depth."
                         )
-        return MemberStates(
-            states,
-            lab.facts(self._ids.get(member, member)),
-            blocks[self.depth],
-            lab.inputs(self.requires),
-            frozenset(lab.subject.tokenizer.get_vocab()),
-        )
+        return states
 
     def inputs(self, required: Requirements) -> PromptInputs:
         """What a record says of the prompts: those of all members, whose templates and tokens are hashed together."""
@@ -157,7 +204,10 @@ class GroupLab(Memo):
                 },
                 "uniform_nats": None,
                 "notes": _joint_notes(
-                    {name: (*found.facts.notes, *found.inputs.notes) for name, found in self._measured.items()}
+                    {
+                        name: (*found.facts.notes, *found.inputs.notes, *found.notes)
+                        for name, found in self._measured.items()
+                    }
                 ),
             }
         )

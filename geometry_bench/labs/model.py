@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from geometry_bench.activations.pooling import LAST, Pooling
+from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.groups import Group, Summed, deal_topics
 from geometry_bench.geometry.moments import Folding, Moments
@@ -19,12 +21,14 @@ from geometry_bench.prompts.pack import Pack, without_opening
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.prompts.sets import RequestSet
 from geometry_bench.records.facts import ModelFacts, PromptInputs, Requested, RequestFacts
+from geometry_bench.records.measurement import Absence, NotApplicableError
 from geometry_bench.storage import digest_bytes
 from geometry_bench.subjects.spec import Identity, SubjectSpec
 
 if TYPE_CHECKING:
     from geometry_bench.activations.cache import Cache
     from geometry_bench.activations.readability import Readability
+    from geometry_bench.behavior.store import Answers
     from geometry_bench.prompts.render import Encoded
     from geometry_bench.subjects.subject import Subject
 
@@ -100,7 +104,7 @@ class Lab(Memo):
     """What claims may ask of one model.
 
     It is loaded on the first question that needs it, so that a resumed run loads nothing; ``subject`` is one that is in
-    memory already. ``wanted`` are the poolings that all claims of the run read, captured together.
+    memory already. ``wanted`` are the poolings that all claims of the run read, captured together. ``store`` keeps answers.
     """
 
     def __init__(
@@ -113,11 +117,12 @@ class Lab(Memo):
         requests: RequestSettings | None = None,
         wanted: Wanted = NOTHING,
         subject: Subject | None = None,
+        store: Answers | None = None,
     ) -> None:
         super().__init__()
         self.spec, self.identity, self.pack = spec, identity, pack
         self.request_settings, self.wanted = requests or RequestSettings(), wanted
-        self._capture_settings, self._cache = capture or CaptureSettings(), cache
+        self.capture_settings, self._cache, self.store = capture or CaptureSettings(), cache, store
         self._requests: dict[tuple[str, RequestRendering], Requests] = {}
         if subject is not None:
             self.subject = subject
@@ -132,6 +137,36 @@ class Lab(Memo):
         from geometry_bench.subjects.load import load
 
         return load(self.spec, self.identity)
+
+    @contextmanager
+    def twin(self, seed: int = 0) -> Iterator[Lab]:
+        """The lab of an untrained model of this one's shape: same prompts, same settings. It is let go afterwards.
+
+        What is captured of it is kept in the disk cache as that of any model.
+
+        Raises:
+            NotApplicableError: it cannot be built.
+        """
+        from geometry_bench.subjects.twin import untrained_twin
+
+        try:
+            subject = untrained_twin(self.subject, seed)
+        except GeometryBenchError as error:
+            raise NotApplicableError(Absence.NO_TWIN, str(error)) from error
+        lab = Lab(
+            self.spec,
+            subject.identity,
+            self.pack,
+            self.capture_settings,
+            self._cache,
+            self.request_settings,
+            self.wanted,
+            subject,
+        )
+        try:
+            yield lab
+        finally:
+            lab.close()
 
     @property
     def layers(self) -> int:
@@ -179,7 +214,7 @@ class Lab(Memo):
         alone = rendering == "published" and self.subject.dtype not in ("float32", "float64")
         if rendering == "published" and not alone and self._same_tokens(messages):
             return self.states(messages, "corrected")
-        settings = replace(self._capture_settings, batch_size=1) if alone else self._capture_settings
+        settings = replace(self.capture_settings, batch_size=1) if alone else self.capture_settings
         return self._captured(self.encoded(messages, rendering), f"{self.identity.name}: {messages}", settings)
 
     def _same_tokens(self, messages: str) -> bool:
@@ -201,7 +236,7 @@ class Lab(Memo):
     ) -> Mapping[Pooling, Array]:
         from geometry_bench.activations.capture import capture
 
-        how = asdict(settings or self._capture_settings)
+        how = asdict(settings or self.capture_settings)
         return capture(self.subject, prompts, poolings, label=label, cache=self._cache, **how)
 
     @remembered
@@ -239,33 +274,35 @@ class Lab(Memo):
     @remembered
     def first_tokens(self, name: str) -> Array:
         """Log-probabilities (requests, vocabulary), float32, of the token after each request of a set in a chat."""
+        return self.first_tokens_now(name)
+
+    def first_tokens_now(self, name: str) -> Array:
+        """The same, computed again: under interventions."""
         from geometry_bench.behavior.first_token import first_token_logprobs
 
         prompts = [prompt.ids for prompt in self.encoded_requests(name, "chat")]
-        shown = self._capture_settings.progress
+        shown = self.capture_settings.progress
         return first_token_logprobs(self.subject, prompts, progress=shown, label=f"{self.identity.name}: first tokens")
 
     @remembered
-    def answers(self, name: str, new_tokens: int) -> list[str]:
-        """Greedy answers to the requests of a set in a chat."""
-        from geometry_bench.behavior.generation import Settings, generate
-
-        prompts = [prompt.ids for prompt in self.encoded_requests(name, "chat")]
-        shown, label = self._capture_settings.progress, f"{self.identity.name}: answers to {name}"
-        answers = generate(self.subject, prompts, Settings(new_tokens=new_tokens), progress=shown, label=label)
-        return [answer.text for answer in answers]
+    def encoded_under(self, name: str, systems: tuple[str, ...]) -> list[Encoded]:
+        """Token ids of each request of a set under one of some system prompts of the pack, taken in turn."""
+        texts = [self.pack.systems[system] for system in systems]
+        drawn = self.request_settings.load(name).texts
+        return [self.subject.chat.encode(texts[row % len(texts)], request) for row, request in enumerate(drawn)]
 
     @remembered
-    def encoded_under(self, name: str, system: str) -> list[Encoded]:
-        """Token ids of each request of a set under a system prompt of the pack."""
-        text = self.pack.systems[system]
-        return [self.subject.chat.encode(text, request) for request in self.request_settings.load(name).texts]
+    def requests_under(self, name: str, systems: tuple[str, ...]) -> Array:
+        """Last-token block outputs (requests, layers, width) of the requests of a set under system prompts in turn."""
+        prompts = [prompt.ids for prompt in self.encoded_under(name, systems)]
+        return self._pooled(prompts, (LAST,), f"{self.identity.name}: {name} under {', '.join(systems)}")[LAST]
 
-    @remembered
-    def requests_under(self, name: str, system: str) -> Array:
-        """Last-token block outputs (requests, layers, width) of the requests of a set under a system prompt of the pack."""
-        prompts = [prompt.ids for prompt in self.encoded_under(name, system)]
-        return self._pooled(prompts, (LAST,), f"{self.identity.name}: {name} under {system}")[LAST]
+    @contextmanager
+    def changed(self, change: Callable[[Subject], AbstractContextManager[None]]) -> Iterator[Lab]:
+        """A lab of the same model while it is changed; nothing that it measures is kept."""
+        with change(self.subject):
+            settings = (self.capture_settings, None, self.request_settings, NOTHING)
+            yield Lab(self.spec, self.identity, self.pack, *settings, self.subject)
 
     @remembered
     def common_beginning(self, sets: tuple[str, ...], rendering: RequestRendering) -> int:
@@ -323,7 +360,7 @@ class Lab(Memo):
             [prompt.ids for prompt in self.encoded_requests(name, rendering)],
             poolings,
             label=f"{self.identity.name}: {name}",
-            **asdict(self._capture_settings),
+            **asdict(self.capture_settings),
         ):
             for pooling, values in pooled.items():
                 for number in np.unique(codes[rows]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
+from geometry_bench.labs.model import Lab
 from geometry_bench.records.comparability import unlike
 from geometry_bench.records.estimates import Estimate
 from geometry_bench.records.measurement import Absence, Measurement, NotApplicableError, case_key
@@ -20,6 +21,8 @@ class Pair:
     child: Measured
     parent: Measured
     names: tuple[str, str]
+    lab: Callable[[], Lab]
+    """The child, loaded: for what is more than a comparison of measurements."""
 
     def measured(self, claim: str, case: str = "", across: Collection[str] = ()) -> tuple[Measurement, Measurement]:
         """A case's measurements on child and parent, comparable with each other.
@@ -58,8 +61,9 @@ class Trajectory:
 
     steps: Mapping[float, Measured]
     names: Mapping[float, str]
+    labs: Mapping[float, Callable[[], Lab]]
 
     def pair(self, step: float) -> Pair:
         """A checkpoint and the first one."""
         first = next(iter(self.steps))
-        return Pair(self.steps[step], self.steps[first], (self.names[step], self.names[first]))
+        return Pair(self.steps[step], self.steps[first], (self.names[step], self.names[first]), self.labs[step])

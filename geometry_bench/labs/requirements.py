@@ -30,7 +30,8 @@ class Requirements:
     ``messages`` names the message sets of the pack and ``conditions`` the kinds of system prompts that they meet; they are
     read at the last token. ``sets`` names sets of requests by role, in ``rendering``, read in each of ``poolings``;
     ``placed`` are poolings that start at a place found in the prompts themselves, so that they are captured when asked for.
-    ``under`` names system prompts of the pack that the requests meet, in place of none.
+    ``under`` names system prompts of the pack that the requests meet, in place of none: each entry is a pass over the
+    requests, under one prompt or under several in turn.
     """
 
     system_role: bool = False
@@ -40,7 +41,7 @@ class Requirements:
     rendering: RequestRendering = "text"
     poolings: tuple[Pooling, ...] = ()
     placed: tuple[Pooling, ...] = ()
-    under: tuple[str, ...] = ()
+    under: tuple[tuple[str, ...], ...] = ()
 
     @property
     def reads_pack(self) -> bool:
@@ -56,7 +57,7 @@ class Requirements:
         if not self.sets:
             return pack.hash
         drawn = (f"{name} {settings.load(name).hash}" for name in self.sets)
-        systems = (f"under {name} {digest_lines([pack.systems[name]])}" for name in self.under)
+        systems = (f"under {digest_lines([pack.systems[name] for name in met])}" for met in self.under)
         return digest_lines([*([pack.hash] if self.messages else []), *systems, *drawn])
 
     def cost(self, pack: Pack, settings: RequestSettings | None = None) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from geometry_bench.geometry.directions import Array
-from geometry_bench.geometry.resampling import Interval, family_percentiles
+from geometry_bench.geometry.resampling import Interval, family_percentiles, prediction_interval
 
 Variant = Literal["published", "corrected"]
 VARIANTS: tuple[Variant, ...] = ("published", "corrected")
@@ -69,6 +69,32 @@ class Null(Frozen):
             high=float(high),
             percentile=100 * float((draws < value).mean()),
             **_of_several(joint),
+        )
+
+    @classmethod
+    def of_few(cls, name: str, draws: Any, value: float) -> Null | None:
+        """The same of so few draws that no quantile is known: its ends are those that one more normal draw exceeds in 5 %.
+
+        The percentile is still the share of draws below the value.
+        """
+        found = cls.of(name, draws, value)
+        if found is None:
+            return None
+        values = np.asarray(draws, dtype=np.float64)
+        low, high = prediction_interval(values[np.isfinite(values)])
+        return found.model_copy(update={"low": low, "high": high})
+
+    def beside(self, other: Null | None) -> Null:
+        """This null and another that a value must lie beyond too: the outer ends, and the smaller percentile."""
+        if other is None:
+            return self
+        return self.model_copy(
+            update={
+                "name": f"{self.name}; and {other.name}",
+                "low": min(self.low, other.low),
+                "high": max(self.high, other.high),
+                "percentile": min(self.percentile, other.percentile),
+            }
         )
 
 

@@ -255,6 +255,11 @@ class PromptInputs(_Inputs):
         names = ("template_hash", "system_policy", "pooling", "site", "tokens_hash")
         return {name: getattr(self, name) for name in names}
 
+    @property
+    def is_guessed(self) -> bool:
+        """Whether the model predicts any of the texts no better than by guessing, as the notes say."""
+        return self.uniform_nats is not None and max(self.nats_per_token.values(), default=0.0) >= self.uniform_nats
+
     def in_common(self) -> PromptInputs:
         """What several models' prompts have in common: all but what template and tokenizer make of them."""
         kept = ("hash", "pack", "controls", "messages", "pooling", "site")

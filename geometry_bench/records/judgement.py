@@ -75,6 +75,9 @@ class Reason(StrEnum):
     BEYOND_MARGIN = "beyond the margin"
 
 
+RULER = "ruler"
+"""First word of the facts that say how far a baseline's own copies lie from it."""
+
 Verdict = TypeVar("Verdict", ClaimVerdict, PublishedVerdict, BaselineVerdict)
 Fact = float | int | str | None
 
@@ -188,7 +191,7 @@ def _change(f: Mapping[str, Fact]) -> str:
     if f.get("delta") is not None:
         return (
             f"the contrast lies δ = {f['delta']:.3f} [{f['delta_low']:.3f}, {f['delta_high']:.3f}] from the baseline's "
-            f"(length {f['gain']:+.0%} along it, cosine {f['cosine']:+.3f}), margin {f['margin']:g}{_p(f)}"
+            f"(length {f['gain']:+.0%} along it, cosine {f['cosine']:+.3f}), margin {f['margin']:g}{_p(f)}{_scale(f)}"
         )
     if f.get("margin_nats") is not None:
         return (
@@ -199,6 +202,13 @@ def _change(f: Mapping[str, Fact]) -> str:
     error = "?" if f.get("error") is None else f"{f['error']:.2g}"
     label = f"; was {f['old_label']}, is {f['label']}" if f.get("label") != f.get("old_label") else ""
     return f"{_moved(f)} ± {error}, smallest change of interest {f['margin']:g}{_p(f)}{label}"
+
+
+def _scale(f: Mapping[str, Fact]) -> str:
+    """Where the baseline's own copies lie."""
+    copies = {name.removeprefix(f"{RULER} "): value for name, value in f.items() if name.startswith(f"{RULER} ")}
+    shown = ", ".join(f"{copy} {value:.3f}" for copy, value in copies.items())
+    return f"; its own copies lie at: {shown}" if shown else ""
 
 
 def _p(f: Mapping[str, Fact]) -> str:

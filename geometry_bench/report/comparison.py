@@ -10,8 +10,8 @@ from tabulate import tabulate
 
 from geometry_bench.records.baselines import short_revision
 from geometry_bench.records.estimates import Curve
-from geometry_bench.records.facts import ModelFacts
-from geometry_bench.records.judgement import NOT_COMPARED, BaselineVerdict, ClaimVerdict, Judgement, Reason
+from geometry_bench.records.facts import ModelFacts, PairFacts, TrajectoryFacts
+from geometry_bench.records.judgement import NOT_COMPARED, RULER, BaselineVerdict, ClaimVerdict, Judgement, Reason
 from geometry_bench.report.outcomes import CLEAN, FAILED, NOT_ANSWERED, Undecided, comparison_code
 from geometry_bench.report.summary import value_text
 
@@ -27,6 +27,8 @@ class Comparison:
 
     judged: tuple[Judgement, ...]
     undecided: Undecided = "fail"
+    derived: tuple[Judgement, ...] = ()
+    """Of the subject and its parent together: computed from what is compared."""
 
     @property
     def subject(self) -> str:
@@ -93,11 +95,16 @@ def _finding(harmful: bool, share: float) -> str:
 
 
 def comparisons(judged: Iterable[Judgement], undecided: Undecided = "fail") -> list[Comparison]:
-    """One comparison a subject."""
+    """One comparison a subject, with what is derived from it and its parent."""
     by_subject: dict[str, list[Judgement]] = {}
+    derived: dict[str, list[Judgement]] = {}
     for one in judged:
-        by_subject.setdefault(one.measurement.subject.id, []).append(one)
-    return [Comparison(tuple(group), undecided) for group in by_subject.values()]
+        facts = one.measurement.subject
+        if isinstance(facts, PairFacts):
+            derived.setdefault(facts.child, []).append(one)
+        elif not isinstance(facts, TrajectoryFacts):
+            by_subject.setdefault(facts.id, []).append(one)
+    return [Comparison(tuple(group), undecided, tuple(derived.get(id, ()))) for id, group in by_subject.items()]
 
 
 def markdown(judged: Iterable[Judgement], against: str, undecided: Undecided = "fail") -> str:
@@ -113,11 +120,12 @@ def _section(found: Comparison, against: str) -> str:
         f"`{found.subject}` at `{short_revision(facts.revision)}`{dtype}, against `{against}`.",
         *(f"- {line}" for line in found.findings),
         _table("Moved", found.of(BaselineVerdict.MOVED)),
+        _rulers(found.judged),
         _table("Too few prompts to tell", found.of(BaselineVerdict.UNDECIDED), most=12),
         _table("The same", [one for one in found.of(BaselineVerdict.SAME) if one.decides]),
+        _derived(found.derived),
         _reasons("Not compared", found._not_compared),
-        f"To see more: `geometry-bench run --model {found.subject} --against {against} -v`; what the words mean: "
-        "`geometry-bench docs guard-a-fine-tune`.",
+        "To see all values: run it again with `-v`. What the words mean: `geometry-bench docs guard-a-fine-tune`.",
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -126,7 +134,9 @@ def _table(title: str, judged: Sequence[Judgement], most: int = 40) -> str:
     if not judged:
         return ""
     rows = [(f"`{one.measurement.key}`", *map(_cell, how_far(one))) for one in judged[:most]]
-    table = tabulate(rows, ("case", "how far", "matters from", "old → new", "blocks"), "pipe", disable_numparse=True)
+    table = tabulate(
+        rows, ("case", "how far", "matters from", "old → new", "blocks, or first tokens"), "pipe", disable_numparse=True
+    )
     more = f"\n\nand {len(judged) - most} more" if len(judged) > most else ""
     return f"### {title}\n\n{table}{more}"
 
@@ -169,6 +179,41 @@ def _reasons(title: str, judged: Sequence[Judgement]) -> str:
         for reason, keys in counts.items()
     ]
     return "\n".join([f"### {title}", "", *lines])
+
+
+def _derived(judged: Sequence[Judgement]) -> str:
+    """What claims about the subject and its parent say, where they have a value."""
+    rows = [
+        (
+            f"`{one.measurement.key}`",
+            value_text(one.measurement.estimate),
+            str(one.claim.verdict),
+            _cell(one.claim.sentence),
+        )
+        for one in judged
+        if one.measurement.estimate is not None
+    ]
+    if not rows:
+        return ""
+    table = tabulate(rows, ("case", "value", "verdict", "why"), "pipe", disable_numparse=True)
+    return f"### Child and parent together\n\n{table}"
+
+
+def _rulers(judged: Sequence[Judgement]) -> str:
+    """How far the parent's own copies lie from it, as a scale for δ."""
+    rows = [
+        (f"`{one.measurement.key}`", *(f"{one.baseline.number(name):.3f}" for name in names))
+        for one in judged
+        if (names := [name for name in one.baseline.facts if name.startswith(RULER)])
+    ]
+    named = (
+        [name.removeprefix(f"{RULER} ") for name in one.baseline.facts if name.startswith(RULER)] for one in judged
+    )
+    copies = next(filter(None, named), [])
+    if not rows:
+        return ""
+    table = tabulate(rows, ("δ of the parent's own copies", *copies), "pipe", disable_numparse=True)
+    return f"### A ruler\n\n{table}"
 
 
 def _cell(text: str) -> str:

@@ -11,6 +11,7 @@ from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.records.baselines import short_revision
 from geometry_bench.records.judgement import Judgement
 from geometry_bench.report.comparison import comparisons
+from geometry_bench.report.glance import glance
 from geometry_bench.report.outcomes import warnings_of
 from geometry_bench.report.summary import counts_line, notes_of, summary_tables
 from geometry_bench.run.bench import Bench
@@ -76,11 +77,13 @@ def _member(target: ModelTarget) -> str:
 
 
 def closing(bench: Bench, judged: Sequence[Judgement], written: Sequence[Path], *, whole: bool) -> Iterator[str]:
-    """Tables, counts, warnings, the files written."""
+    """What was found at a glance, tables, counts, warnings, the files written."""
     if judged and bench.output.against is not None:
         yield from (one.answer for one in comparisons(judged, bench.output.undecided))
         yield ""
     if judged:
+        yield from glance(judged)
+        yield ""
         yield summary_tables(judged, whole=whole)
         yield ""
         yield counts_line(judged)

@@ -132,10 +132,20 @@ class Session:
 
     def _lab(self, target: ModelTarget, prompts: Prompts) -> Lab:
         from geometry_bench.activations.cache import Cache
+        from geometry_bench.behavior.store import Answers
 
-        settings, wanted, live = self.settings, self._wanted, target.live
-        cache = Cache(settings.cache_dir) if settings.cache else None
-        return Lab(target.spec, target.identity, prompts.pack, settings.capture, cache, prompts.requests, wanted, live)
+        settings = self.settings
+        return Lab(
+            target.spec,
+            target.identity,
+            prompts.pack,
+            settings.capture,
+            Cache(settings.cache_dir) if settings.cache else None,
+            prompts.requests,
+            self._wanted,
+            target.live,
+            Answers(settings.cache_dir) if settings.cache else None,
+        )
 
     def kept(self, key: Hashable, make: Callable[[], L]) -> L:
         """A lab that is made once and kept under a key."""

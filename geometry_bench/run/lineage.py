@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -63,7 +64,8 @@ class PairTarget(Target):
 
     def open(self, labs: Labs, claim: Claim) -> Pair:
         parent = _stored(self.parent.baseline) if isinstance(self.parent, Stored) else _measured(labs, self.parent)
-        return Pair(_measured(labs, self.child), parent, (self.child.id, self.parent.id))
+        names = self.child.id, self.parent.id
+        return Pair(_measured(labs, self.child), parent, names, partial(labs.model, self.child))
 
     def facts(self, lab: Pair) -> PairFacts:
         members = {one.id: _member(one) for one in (self.child, self.parent)}
@@ -99,6 +101,7 @@ class TrajectoryTarget(Target):
         return Trajectory(
             {step: _measured(labs, member) for step, member in self.members.items()},
             {step: member.id for step, member in self.members.items()},
+            {step: partial(labs.model, member) for step, member in self.members.items()},
         )
 
     def facts(self, lab: Trajectory) -> TrajectoryFacts:

@@ -55,15 +55,16 @@ class Identity:
     """One checkpoint, pinned: two subjects with equal name, revision and adapter hash have the same weights.
 
     ``revision`` is the Hub commit (40 hex digits), "sha256:" and the content hash of a local folder, or "memory:" and the
-    hash of the weights and tokenizer that a model in memory had when it was wrapped. ``path`` is the local folder, or
-    None for a model in memory and for a Hub model whose snapshot has not been downloaded. ``layers`` and ``width`` (units
+    hash of the weights and tokenizer that a model in memory had when it was wrapped, or "untrained:" and a hash of all that
+    random weights were made from. ``path`` is the local folder, or None for a model in memory, an untrained one, and a Hub
+    model whose snapshot has not been downloaded. ``layers`` and ``width`` (units
     of the residual stream) come from the text configuration. ``adapter`` is the adapter folder's name, in memory the names
     of the adapters in effect. ``name`` is the one under which baselines are kept and published values looked up: a Hub
     model's own id whatever the spec calls it.
     """
 
     name: str
-    origin: Literal["hub", "local", "memory"]
+    origin: Literal["hub", "local", "memory", "untrained"]
     path: Path | None
     revision: str
     architecture: str

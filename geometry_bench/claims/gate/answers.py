@@ -7,22 +7,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geometry_bench.behavior.refusals import VERSION, refuses
+from geometry_bench.behavior.refusals import VERSION
 from geometry_bench.claims.changes import HARMFUL, HARMLESS, LOG_P, TOKENS
 from geometry_bench.claims.gate.contrasts import CLASSES, sample_of
 from geometry_bench.claims.model import Case, Estimates
 from geometry_bench.claims.requests import Labelled
 from geometry_bench.geometry.directions import Array
-from geometry_bench.geometry.openings import LEAST_MARGIN, log_odds, mean_shares
+from geometry_bench.geometry.openings import LEAST_MARGIN, likeliest, log_odds, mean_shares
 from geometry_bench.geometry.openings import openings as openings_of
 from geometry_bench.geometry.resampling import jackknife_interval
+from geometry_bench.labs.answering import refused as refused_by
 from geometry_bench.labs.memo import remembered
 from geometry_bench.labs.model import Lab
 from geometry_bench.records.estimates import Estimate, Packed, Sample, Units
 from geometry_bench.records.measurement import Absence, NotApplicableError
-
-KEPT = 32
-"""Likeliest first tokens that are kept of each request."""
 
 NAMED = 0.01
 """Mean share from which on a token's text is kept."""
@@ -79,10 +77,7 @@ def _first_tokens(lab: Lab) -> tuple[NDArray[Any], NDArray[Any], Sample, dict[st
     drawn = [lab.request_settings.load(name) for name in CLASSES]
     both = Labelled.of(*drawn)
     log_p = np.concatenate([lab.first_tokens(name) for name in CLASSES])
-    most = min(KEPT, log_p.shape[1])
-    ids = np.argpartition(-log_p, most - 1, axis=1)[:, :most]
-    ids = np.take_along_axis(ids, np.argsort(-np.take_along_axis(log_p, ids, axis=1), axis=1), axis=1).astype(np.int32)
-    kept = np.take_along_axis(log_p, ids, axis=1).astype(np.float32)
+    ids, kept = likeliest(log_p)
     shares = [mean_shares(ids[both.labels == flag], kept[both.labels == flag]) for flag in (True, False)]
     frequent = {token for found in shares for token, share in found.items() if share >= NAMED}
     names = {str(token): repr(lab.subject.tokenizer.decode([token])) for token in sorted(frequent)}
@@ -93,7 +88,8 @@ def refused(lab: Lab, case: Case) -> Estimates:
     """Share of the short greedy answers to requests of a class that refuse, by rules."""
     (name,) = case.parameters
     requests = lab.request_settings.load(name)
-    flags = np.array([refuses(text) for text in lab.answers(name, NEW_TOKENS)], dtype=np.float64)
+    prompts = [prompt.ids for prompt in lab.encoded_requests(name, "chat")]
+    flags = refused_by(lab, prompts, NEW_TOKENS, label=f"answers to {name}").astype(np.float64)
     labels = np.full(len(flags), name == HARMFUL)
     sample = sample_of([one.id for one in requests.requests], labels, requests.topics)
     folds = np.array(sample.folds)

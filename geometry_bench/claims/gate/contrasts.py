@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geometry_bench.activations.pooling import LAST
+from geometry_bench.behavior.rounding import COPIES, copied
 from geometry_bench.claims.changes import HARMFUL, HARMLESS, SCALES, STATES
 from geometry_bench.claims.model import Case, Estimates
 from geometry_bench.claims.requests import SEED, Labelled
 from geometry_bench.claims.safety_compassion.axes import REFERENCE, TRADITIONS
 from geometry_bench.geometry.clusters import permuted_labels, split_halves
 from geometry_bench.geometry.directions import Array
-from geometry_bench.geometry.displacement import Folded, deal_folds, shared_part
+from geometry_bench.geometry.displacement import Folded, deal_folds, displacement, shared_part
 from geometry_bench.geometry.held_out import auroc_null, held_out_auroc, held_out_values
 from geometry_bench.geometry.resampling import jackknife_interval
 from geometry_bench.geometry.scorers import projection_scorer
@@ -30,6 +34,7 @@ FOLDS = 20
 FEWEST_FOLDS = 8
 SPLITS = 4
 DRAWS = 200
+SAFETY = ("safety",)
 CLASSES = (HARMLESS, HARMFUL)
 """The sets of requests, by role."""
 
@@ -39,60 +44,86 @@ def window(layers: int) -> list[int]:
     return sorted({block_at(depth, layers) for depth in WINDOW})
 
 
+@dataclass(frozen=True)
+class Contrast:
+    """The states that a contrast is made of, in the window: (prompts, blocks, width), a row for each of the sample."""
+
+    states: Array
+    sample: Sample
+    labels: NDArray[np.bool_]
+
+    @property
+    def folded(self) -> Folded:
+        """The contrast in folds: of two classes where there are two, else of changes."""
+        folds = np.array(self.sample.folds)
+        if self.labels.any():
+            return Folded.of_classes(self.states, self.labels, folds)
+        return Folded.of_changes(self.states, folds)
+
+    def kept(self) -> dict[str, Any]:
+        """What an estimate keeps for a later comparison."""
+        return {"sample": self.sample, "arrays": _packed(self.states)}
+
+
+def refusal_contrast(lab: Lab) -> Contrast:
+    """Harmful less harmless requests."""
+    drawn = [lab.requests(name, rendering="chat", poolings=(LAST,)) for name in CLASSES]
+    both = Labelled.of(*(one.requests for one in drawn))
+    states = np.concatenate([one.states[LAST] for one in drawn])[:, window(lab.layers)]
+    return Contrast(states, sample_of(both.ids, both.labels, both.topics), both.labels)
+
+
+def prompt_contrast(lab: Lab, systems: tuple[str, ...]) -> Contrast:
+    """Harmless requests under system prompts, met in turn, less the same under the generic one."""
+    requests, blocks = lab.request_settings.load(HARMLESS), window(lab.layers)
+    states = [lab.requests_under(HARMLESS, met)[:, blocks] for met in (systems, (REFERENCE,))]
+    labels = np.zeros(len(requests), dtype=bool)
+    sample = sample_of([one.id for one in requests.requests], labels, requests.topics)
+    return Contrast(states[0] - states[1], sample, labels)
+
+
+CONTRASTS: Mapping[str, Callable[[Lab], Contrast]] = {
+    "refusal": refusal_contrast,
+    "safety": lambda lab: prompt_contrast(lab, SAFETY),
+    "compassion": lambda lab: prompt_contrast(lab, TRADITIONS),
+}
+"""The contrasts by name."""
+
+
 def refusal(lab: Lab, case: Case) -> Estimates:
     """Held-out AUROC of the direction between harmful and harmless requests, over the whole window together.
 
     Blocks enter in units of their spread, so that the direction weighs them as the displacement does.
     """
-    safe, harmful = (lab.requests(name, rendering="chat", poolings=(LAST,)) for name in CLASSES)
-    blocks = window(lab.layers)
-    both = Labelled.of(safe.requests, harmful.requests)
-    states = np.concatenate([safe.states[LAST], harmful.states[LAST]])[:, blocks]
-    sample = sample_of(both.ids, both.labels, both.topics)
-    folded = Folded.of_classes(states, both.labels, np.array(sample.folds))
+    contrast, blocks = refusal_contrast(lab), window(lab.layers)
+    both = Labelled.of(*(lab.request_settings.load(name) for name in CLASSES))
+    folded, states, labels, topics = contrast.folded, contrast.states, both.labels, both.topics
     together = (states / folded.spread[:, None]).reshape(len(states), -1)
-    held = held_out_auroc(projection_scorer(together, both.labels), both.labels, both.topics, splits=SPLITS, seed=SEED)
-    halves = split_halves(both.labels, both.topics, splits=SPLITS, seed=SEED)
-    permuted = permuted_labels(both.labels, both.exchangeable, draws=DRAWS, seed=SEED, halves=halves)
-    chance = auroc_null(projection_scorer, together, both.labels, permuted, both.topics, splits=SPLITS, seed=SEED)
-    scorers = [projection_scorer(states[:, place], both.labels) for place in range(len(blocks))]
-    profile = [float(held_out_values(one, both.labels, both.topics, splits=SPLITS).mean()) for one in scorers]
-    return {
-        "corrected": Estimate.of(
-            held.auroc,
-            held.interval,
-            both.without_each(held.leave_one_out),
-            curves={
-                "profile": Curve(axis="block", x=blocks, y=profile),
-                "length": _length_curve(folded, blocks),
-            },
-            null=Null.of(f"labels {both.permutation}", chance, held.auroc),
-            details={"in_sample": held.in_sample},
-            sample=sample,
-            arrays=_packed(states),
-        )
-    }
+    held = held_out_auroc(projection_scorer(together, labels), labels, topics, splits=SPLITS, seed=SEED)
+    halves = split_halves(labels, topics, splits=SPLITS, seed=SEED)
+    permuted = permuted_labels(labels, both.exchangeable, draws=DRAWS, seed=SEED, halves=halves)
+    chance = auroc_null(projection_scorer, together, labels, permuted, topics, splits=SPLITS, seed=SEED)
+    scorers = [projection_scorer(states[:, place], labels) for place in range(len(blocks))]
+    profile = [float(held_out_values(one, labels, topics, splits=SPLITS).mean()) for one in scorers]
+    estimate = Estimate.of(
+        held.auroc,
+        held.interval,
+        both.without_each(held.leave_one_out),
+        curves={"profile": Curve(axis="block", x=blocks, y=profile), "length": _length_curve(folded, blocks)},
+        null=Null.of(f"labels {both.permutation}", chance, held.auroc),
+        details={"in_sample": held.in_sample},
+        **contrast.kept(),
+    )
+    return {"corrected": estimate}
 
 
-def safety(lab: Lab, case: Case) -> Estimates:
-    """Share of what the safety prompt changes in the states of requests that is the same for all of them."""
-    return {"corrected": _changed(lab, ["safety"])}
-
-
-def compassion(lab: Lab, case: Case) -> Estimates:
-    """The same of the contemplative prompts, each request under one of them in turn."""
-    return {"corrected": _changed(lab, TRADITIONS)}
-
-
-def _changed(lab: Lab, systems: Sequence[str]) -> Estimate:
-    requests, blocks = lab.request_settings.load("safe"), window(lab.layers)
-    under = [lab.requests_under("safe", system)[:, blocks] for system in systems]
-    rows = np.arange(len(requests))
-    states = np.stack(under)[rows % len(systems), rows] - lab.requests_under("safe", REFERENCE)[:, blocks]
-    sample = sample_of([one.id for one in requests.requests], np.zeros(len(rows), dtype=bool), requests.topics)
-    folded = Folded.of_changes(states, np.array(sample.folds))
+def prompted(lab: Lab, case: Case) -> Estimates:
+    """Share of what system prompts change in the states of requests that is the same for all of them."""
+    (name,) = case.parameters
+    contrast, blocks = CONTRASTS[name](lab), window(lab.layers)
+    folded = contrast.folded
     found, lengths = shared_part(folded), folded.lengths
-    return Estimate.of(
+    estimate = Estimate.of(
         found.value,
         jackknife_interval(found.value, found.left_out),
         Units.of("fold", [str(fold) for fold in range(len(found.left_out))], found.left_out),
@@ -100,9 +131,20 @@ def _changed(lab: Lab, systems: Sequence[str]) -> Estimate:
             "profile": Curve(axis="block", x=blocks, y=list(lengths / (lengths + 1))),
             "length": _length_curve(folded, blocks),
         },
-        sample=sample,
-        arrays=_packed(states),
+        **contrast.kept(),
     )
+    return {"corrected": estimate}
+
+
+def ruler(lab: Lab, case: Case) -> Estimates:
+    """δ of the model's own copies: how far rounding its weights, or ablating a random direction, moves a contrast."""
+    contrast_of = CONTRASTS[case.key]
+    parent = contrast_of(lab).folded
+    found: dict[str, float | None] = {}
+    for copy in COPIES:
+        with lab.changed(partial(copied, copy=copy)) as other:
+            found[copy] = displacement(contrast_of(other).folded, parent).distance
+    return {"corrected": Estimate(value=found["8 bits"], n=len(COPIES), details=found)}
 
 
 def sample_of(ids: Sequence[str], labels: NDArray[np.bool_], topics: Sequence[str]) -> Sample:

@@ -50,6 +50,11 @@ def early_block(layers: int) -> int:
     return layers // EARLY
 
 
+def held_out_early(lab: Lab, rule: str, test: str) -> Estimate:
+    """The corrected variant of one case alone."""
+    return _early(lab, "corrected", rule, test)
+
+
 def _early(lab: Lab, variant: Variant, rule: str, test: str) -> Estimate:
     both, block = classes(lab, variant), early_block(lab.layers)
     wrapped = classes(lab, variant, sets=WRAPPED) if test == "jailbreak" else None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from geometry_bench.activations.pooling import LAST
+from geometry_bench.claims import steered
 from geometry_bench.claims.criteria import Above, Within
-from geometry_bench.claims.magnitude_variance import detection, magnitude
+from geometry_bench.claims.magnitude_variance import detection, magnitude, steering
 from geometry_bench.claims.model import Case, Claim
 from geometry_bench.claims.requests import sets_of
 from geometry_bench.claims.sources import MAGNITUDE_VARIANCE
@@ -98,5 +100,21 @@ CLAIMS: tuple[Claim, ...] = (
         metric="auroc",
         smallest_change=0.05,
         requires=Requirements(sets=detection.SETS, poolings=(MEAN, MEAN_KEPT)),
+    ),
+    Claim(
+        id="steering.refusal_vector",
+        source=MAGNITUDE_VARIANCE,
+        where="proposal: steering along the direction",
+        statement="One direction carries refusal: ablated, the model refuses fewer harmful requests; added, it refuses more "
+        "harmless ones.",
+        measure=steering.refusal_vector,
+        null="random directions of equal length, at the same places",
+        cases=steering.CASES,
+        criterion=Above(),
+        published_criterion=None,
+        metric="accuracy",
+        smallest_change=0.1,
+        requires=Requirements(sets=(*steered.CLASSES, NEUTRAL), rendering="chat", poolings=(LAST,)),
+        asked_by="answers",
     ),
 )

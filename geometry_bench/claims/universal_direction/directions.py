@@ -20,13 +20,16 @@ from geometry_bench.claims.universal_direction.mapped import (
     cosines,
     cross_fitted,
     cross_fitted_null,
+    cross_fitted_untrained,
     deal_units,
+    facts_of_twins,
     group_estimate,
     labelled,
     map_errors,
     mapping,
     own_states,
     shuffled_cosines,
+    untrained_null,
     without_each,
 )
 from geometry_bench.geometry.directions import Array
@@ -88,6 +91,10 @@ def _reference_cosine(group: GroupLab, variant: Variant, member: str) -> Estimat
         value,
         np.delete(chance[:, :, place], place, axis=1),
     )
+    if variant == "corrected" and null is not None:
+        twins = cross_fitted_untrained(group, with_each_other, member)[:, at, place]
+        details |= facts_of_twins(twins, null)
+        null = null.beside(untrained_null(twins, value))
     interval = jackknife_interval(value, left_out, correlation=True)
     units = without_each(group, left_out)
     return group_estimate(group, member, value, interval, units, null, details, at_depths=at_depths)
@@ -153,6 +160,16 @@ def _shared_axis(group: GroupLab, variant: Variant, member: str) -> Estimate:
             None if member == MEAN.key else joint,
         ),
     )
+    if variant == "corrected" and null is not None:
+        # Each member in turn gives its place to a twin, and the twin's own cosine is read there.
+        places = range(len(group.members))
+        twins = of(
+            np.stack(
+                [cross_fitted_untrained(group, with_shared_axis, group.members[at])[:, at] for at in places], axis=1
+            )
+        )
+        details |= facts_of_twins(twins, null)
+        null = null.beside(untrained_null(twins, value))
     return group_estimate(group, name, value, interval, units, null, details, at_depths=at_depths)
 
 

@@ -153,13 +153,20 @@ def products(group: GroupLab, variant: Variant, depth: float | None = None) -> A
 
 @remembered
 def _products(group: GroupLab, variant: Variant, depth: float) -> Array:
-    mapped = [
-        own_states(group, member, depth)
-        if member == group.reference
-        else mapping(group, member, variant, depth).map.states(own_states(group, member, depth))
-        for member in group.members
-    ]
-    return inner_products(mapped, group.place)
+    return inner_products([_mapped(group, member, variant, depth) for member in group.members], group.place)
+
+
+@remembered
+def _mapped(group: GroupLab, member: str, variant: Variant, depth: float) -> Array:
+    """A member's states of both classes in the reference's space, (prompts, width of the reference)."""
+    own = own_states(group, member, depth)
+    return own if member == group.reference else mapping(group, member, variant, depth).map.states(own)
+
+
+def products_with(group: GroupLab, twin: str, member: str) -> Array:
+    """The same, corrected and at the declared depth, with an untrained model mapped like a member in a member's place."""
+    names = [twin if name == member else name for name in group.members]
+    return inner_products([_mapped(group, name, "corrected", group.depth) for name in names], group.place)
 
 
 # Directions
@@ -209,20 +216,42 @@ def cross_fitted(group: GroupLab, statistic: CrossFitted, depth: float | None = 
 @remembered
 def _cross_fitted(group: GroupLab, statistic: CrossFitted, depth: float) -> Array:
     labels = labelled(group).labels
-    return _over_halves(group, statistic, depth, lambda half: contrast(_left_out(group) * half, labels))
+    inner = products(group, "corrected", depth)
+    return _over_halves(group, statistic, inner, lambda half: contrast(_left_out(group) * half, labels))
 
 
 @remembered
 def cross_fitted_null(group: GroupLab, statistic: CrossFitted) -> Array:
     """The same under labels swapped in the same way in all members: (draws, …)."""
     labels = shuffled_labels(group)
-    return _over_halves(group, statistic, None, lambda half: label_contrasts(labels, half))
+    inner = products(group, "corrected")
+    return _over_halves(group, statistic, inner, lambda half: label_contrasts(labels, half))
 
 
-def _over_halves(
-    group: GroupLab, statistic: CrossFitted, depth: float | None, fitted: Callable[[Array], Array]
-) -> Array:
-    inner, members = products(group, "corrected", depth), len(group.members)
+@remembered
+def cross_fitted_untrained(group: GroupLab, statistic: CrossFitted, member: str) -> Array:
+    """The same with each untrained twin in turn in a member's place: (twins, …)."""
+    labels = labelled(group).labels
+    rows = [
+        _over_halves(group, statistic, products_with(group, twin, member), lambda half: contrast(half[None], labels))
+        for twin in group.twins
+    ]
+    return np.concatenate(rows) if rows else np.empty((0, *cross_fitted(group, statistic).shape[1:]))
+
+
+def untrained_null(draws: Array, value: float) -> Null | None:
+    """What untrained models give in the place of members, (twins,)."""
+    return Null.of_few("untrained twins of the members in its place", draws, value)
+
+
+def facts_of_twins(draws: Array, permuted: Null) -> dict[str, float]:
+    """Both parts of a null: what untrained twins (twins,) give, and where permuted labels alone end."""
+    given = {"untrained_mean": float(draws.mean()), "untrained_most": float(draws.max())} if len(draws) else {}
+    return {**given, "permuted_high": permuted.high}
+
+
+def _over_halves(group: GroupLab, statistic: CrossFitted, inner: Array, fitted: Callable[[Array], Array]) -> Array:
+    members = len(group.members)
     halves = split_halves(labelled(group).labels, units(group), splits=SPLITS, seed=SEED)
     rows = [
         statistic(group.place, inner, *(broadcast(fitted(half.astype(np.float64)), members) for half in pair))

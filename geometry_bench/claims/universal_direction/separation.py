@@ -11,12 +11,15 @@ from geometry_bench.claims.requests import SEED
 from geometry_bench.claims.universal_direction.mapped import (
     SPLITS,
     cosines,
+    facts_of_twins,
     group_estimate,
     labelled,
     own_states,
     products,
+    products_with,
     shuffled_labels,
     units,
+    untrained_null,
     without_each,
 )
 from geometry_bench.geometry.auroc import auroc, auroc_jackknife
@@ -52,13 +55,12 @@ class Scored:
 
 def _scorer(group: GroupLab, variant: Variant, member: str, labels: Array, depth: float | None = None) -> Scorer:
     """Scores on the shared direction: published, the member's own part in it; corrected, that of the others."""
-    return shared_scorer(
-        products(group, variant, depth),
-        labels,
-        group.members.index(member),
-        reference=group.place,
-        leave_one_out=variant == "corrected",
-    )
+    return _shared(group, variant, member, labels, products(group, variant, depth))
+
+
+def _shared(group: GroupLab, variant: Variant, member: str, labels: Array, inner: Array) -> Scorer:
+    at = group.members.index(member)
+    return shared_scorer(inner, labels, at, reference=group.place, leave_one_out=variant == "corrected")
 
 
 @remembered
@@ -89,6 +91,15 @@ def _shuffled_auroc(group: GroupLab, variant: Variant, member: str) -> Array:
     return np.array([one(labels) for labels in shuffled_labels(group, FEW_DRAWS)])
 
 
+@remembered
+def _untrained_auroc(group: GroupLab, member: str) -> Array:
+    """Held-out AUROC of untrained twins on the direction that the other members share: (twins,)."""
+    labels = labelled(group).labels
+    scorers = (_shared(group, "corrected", member, labels, products_with(group, twin, member)) for twin in group.twins)
+    found = [held_out_values(one, labels, units(group), splits=SPLITS, seed=SEED).mean() for one in scorers]
+    return np.array(found, dtype=np.float64)
+
+
 def universal_auroc(group: GroupLab, case: Case) -> Estimates:
     """AUROC of a member's states on the shared direction less that on its own."""
     return {variant: _universal_auroc(group, variant, case.key) for variant in VARIANTS}
@@ -114,6 +125,10 @@ def _universal_auroc(group: GroupLab, variant: Variant, member: str) -> Estimate
         "universal_strength": max(shared.value, 1 - shared.value),
         "sign": -1.0 if flipped else 1.0 if shared.interval.low > 0.5 else 0.0,
     }
+    if variant == "corrected" and null is not None:
+        twins = _untrained_auroc(group, member) - native.value
+        details |= facts_of_twins(twins, null)
+        null = null.beside(untrained_null(twins, value))
 
     def at_depths(depth: float) -> float:
         labels, ones = labelled(group).labels, np.ones((1, len(labelled(group).labels)))
