@@ -17,6 +17,7 @@ import torch
 from geometry_bench import api
 from geometry_bench.behavior.generation import Settings, generate
 from geometry_bench.claims.gate.contrasts import window
+from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.labs.model import CaptureSettings
 from geometry_bench.prompts.pack import load_pack
 from geometry_bench.prompts.roles import RequestSettings
@@ -32,6 +33,9 @@ from measure import distinct, refuses  # noqa: E402
 from zootext import corpus  # noqa: E402
 from zootext.pack import PackWriter  # noqa: E402
 from zootext.requests import Requests  # noqa: E402
+
+DECIDING = [claim.id for claim in CLAIMS.values() if claim.decides]
+"""The claims that a comparison is decided by."""
 
 PLAIN = CaptureSettings(progress=False)
 ASKED_SEED = 991
@@ -115,7 +119,7 @@ class Parent:
         return api.measure(
             model,
             tokenizer=self.tokenizer,
-            claims="gate.*",
+            claims=DECIDING,
             name=self.name,
             sets=self.prompts.sets,
             prompts=self.prompts.pack,
