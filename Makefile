@@ -1,6 +1,6 @@
-# make bench        install, then measure the claims on the embedded base and aligned models, a group of them and the weights
-#                   of a family; ends with the table of verdicts
-# make bench-all    the same on every embedded model: those tuned for safety and the fine-tunes too
+# make bench        install, then measure the claims on the embedded aligned models, one base, a group of them and the weights of
+#                   a family; ends with what was found at a glance and the table of verdicts
+# make bench-all    the same on every embedded model: the other bases, those tuned for safety and the fine-tunes too
 # make test         install, then run the tests of the instrument itself
 # make lint         install, then check style, types and the direction of imports
 # make performance  install, then time the capture
@@ -31,7 +31,7 @@ FAMILIES := llama-d64 llama-d80 neox-d64 neox-d96
 BENCH := OMP_NUM_THREADS=1 $(PYTEST) benchmarks --results $(RESULTS) -q -rx -n $(JOBS)
 
 bench: $(VENV)/.installed-test
-	$(BENCH) $(foreach family,$(FAMILIES),--model zoo/$(family)/base --model zoo/$(family)/aligned) \
+	$(BENCH) --model zoo/llama-d80/base $(foreach family,$(FAMILIES),--model zoo/$(family)/aligned) \
 		--group zoo/groups/aligned --weights zoo/llama-d80 $(ARGS)
 
 bench-all: $(VENV)/.installed-test
