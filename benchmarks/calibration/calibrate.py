@@ -126,7 +126,9 @@ def main() -> None:
         },
         "packages": environment(0.0).packages,
     }
-    kept = [json.dumps({name: value for name, value in row.items() if name != "key"}) for row in rows]
+    kept = [
+        json.dumps({name: value for name, value in row.items() if name != "key"}, separators=(",", ":")) for row in rows
+    ]
     text = json.dumps(stored)[:-1] + ', "runs": [\n' + ",\n".join(kept) + "\n]}\n"
     write_atomically((HERE if options.store else options.out) / OUTCOMES, text)
 

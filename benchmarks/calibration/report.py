@@ -171,7 +171,8 @@ def _named(edit: str, what: str, own: Sequence[Outcome]) -> str:
 def _power(stored: Stored) -> str:
     edited = stored.of(lambda one: not one.harmless)
     rows = []
-    for edit, what, dose in dict.fromkeys((*one.edit, one.dose) for one in edited):
+    named = {(*one.edit, one.dose) for one in edited}
+    for edit, what, dose in sorted(named, key=lambda one: (one[0] == "zoo member", one)):
         own = [one for one in edited if (*one.edit, one.dose) == (edit, what, dose)]
         parts = [[one for one in own if one.group == group] for group in stored.groups]
         by_group = [Share.of(part, Outcome.moved).counted for part in parts]
@@ -204,7 +205,7 @@ def _doses(stored: Stored) -> str:
     series = dict.fromkeys(one.edit for one in edited if one.row["edit"] not in ("zoo member", "harmful"))
     rows = []
     for edit, what in series:
-        own = stored.of(is_edit(edit, what=(what,)))
+        own = [one for one in edited if one.edit == (edit, what)]
         doses = sorted({one.dose for one in own}, reverse=edit == "rounding")  # fewer bits are a larger dose
         if len(doses) > 1:
             by_dose = {dose: [one for one in own if one.dose == dose] for dose in doses}
@@ -287,6 +288,7 @@ def _tiers(stored: Stored) -> str:
         "δ of refusal > .2": lambda one: one.deltas.get("gate.refusal", 0.0) > 0.2,
         "δ of any contrast > .2": lambda one: one.largest > 0.2,
         **{f"`{key}` MOVED": (lambda one, key=key: one.moved(key)) for key in others},
+        "any case but the contrasts MOVED": lambda one: any(one.moved(key) for key in others),
     }
     rows = []
     for name, rule in tiers.items():
