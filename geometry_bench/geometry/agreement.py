@@ -47,8 +47,9 @@ def agreement(
 ) -> Agreement:
     """κ of two judges' scores (answers,) on one scale, with a jackknife interval over answers.
 
-    It is too short where hardly any answers are disagreed on: with four of them, it covers 89 % in place of 95 %. Where both agree on all n answers no resample differs, yet they may differ on others: the share of agreement is then at
-    least ((1 − level)/2)^(1/n), and the lower end is the unweighted κ at that share with the same chance.
+    It is too short where hardly any answers are disagreed on: with four of them, it covers 89 % in place of 95 %. Where both
+    agree on all n answers no resample differs, yet they may differ on others: the share of agreement is then at least
+    ((1 − level)/2)^(1/n), and the lower end is the unweighted κ at that share with the same chance.
 
     Raises GeometryBenchError for scores that do not pair or are not on the scale, for fewer than two, and where both judges
     give one and the same score throughout.

@@ -31,6 +31,7 @@ class Absence(StrEnum):
     UNPAIRED_SETS = "unpaired sets"
     NO_OPENINGS = "no openings"
     NOT_ASKED = "not asked for"
+    UNCHECKABLE = "answers cannot be checked"
     UNDEFINED = "undefined"
     UNSAID = "unsaid"
     """Records of schema 1 gave a sentence alone."""
