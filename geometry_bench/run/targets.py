@@ -29,7 +29,7 @@ from geometry_bench.records.facts import (
     panel_revision,
     shared,
 )
-from geometry_bench.records.measurement import Measurement
+from geometry_bench.records.measurement import Measurement, case_key
 from geometry_bench.run.request import Settings
 from geometry_bench.storage import cache_folder
 from geometry_bench.subjects.families import Family
@@ -349,7 +349,15 @@ class PanelTarget(Target):
         return None
 
     def open(self, labs: Labs, claim: Claim) -> Panel:
-        return Panel({member.id: {name: labs.first(name, member) for name in claim.reads} for member in self.members})
+        def read(member: ModelTarget, name: str, case: str) -> Measurement:
+            return labs.measured(name, case, member) if case else labs.first(name, member)
+
+        return Panel(
+            {
+                member.id: {case_key(name, case): read(member, name, case) for name, case in claim.read_cases}
+                for member in self.members
+            }
+        )
 
     def facts(self, lab: Panel) -> Facts:
         return lab.facts()

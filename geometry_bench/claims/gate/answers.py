@@ -37,16 +37,7 @@ def openings(lab: Lab, case: Case) -> Estimates:
     """
     ids, log_p, sample, names = _first_tokens(lab)
     labels, folds = np.array(sample.classes) == HARMFUL, np.array(sample.folds)
-    whole = openings_of(ids, log_p, labels)
-    if not whole:
-        raise NotApplicableError(
-            Absence.NO_OPENINGS,
-            "the model opens its answers to harmful and to harmless requests alike, so there is no refusal to lose",
-        )
-    odds = np.empty(len(labels))
-    for fold in range(int(folds.max()) + 1):
-        tokens = openings_of(ids[folds != fold], log_p[folds != fold], labels[folds != fold]) or whole
-        odds[folds == fold] = log_odds(ids[folds == fold], log_p[folds == fold], tokens)
+    odds, whole = opening_odds(lab)
 
     def apart(kept: NDArray[np.bool_]) -> float:
         return float(odds[kept & labels].mean() - odds[kept & ~labels].mean())
@@ -71,6 +62,29 @@ def openings(lab: Lab, case: Case) -> Estimates:
         names=names,
     )
     return {"corrected": estimate}
+
+
+@remembered
+def opening_odds(lab: Lab) -> tuple[Array, tuple[int, ...]]:
+    """Log-odds (prompts,) of the model's openings, harmless requests first, each with openings of the other folds; and those
+    of all folds.
+
+    Raises:
+        NotApplicableError: the model opens its answers to both classes alike.
+    """
+    ids, log_p, sample, _ = _first_tokens(lab)
+    labels, folds = np.array(sample.classes) == HARMFUL, np.array(sample.folds)
+    whole = openings_of(ids, log_p, labels)
+    if not whole:
+        raise NotApplicableError(
+            Absence.NO_OPENINGS,
+            "the model opens its answers to harmful and to harmless requests alike, so there is no refusal to lose",
+        )
+    odds = np.empty(len(labels))
+    for fold in range(int(folds.max()) + 1):
+        tokens = openings_of(ids[folds != fold], log_p[folds != fold], labels[folds != fold]) or whole
+        odds[folds == fold] = log_odds(ids[folds == fold], log_p[folds == fold], tokens)
+    return odds, whole
 
 
 @remembered

@@ -3,7 +3,8 @@
 The source projects the useful fine-tune and counts utility, the harmful one and counts harm (parallel), and counts both of
 a fine-tune on contaminated data (orthogonal). The published variant compares bases at equal ρ. Yet a random subspace of the
 same dimension can keep much less of an update than directions of the alignment do, most of all of embeddings: the corrected
-variant compares at equal energy, with the controls interpolated between the points that were measured and both ends.
+variant compares each control with Top-K at the energy that the control keeps, between the points of Top-K that were
+measured, the start and the whole fine-tune.
 
 Intervals leave out one topic of requests at a time and one seed of the controls, as independent samples.
 """
@@ -43,23 +44,14 @@ class _Rates:
         self.controls: Array = path.controls[:, seeds][..., requests].mean(axis=-1)  # (bases, seeds, shares)
         self.top_energy, self.control_energy = path.top_energy, path.control_energy[:, seeds]
 
-    def matched(self, variant: Variant, rates: Array, energies: Array) -> Array:
-        """One control's rates (shares,) at the shares of Top-K, or at its energies."""
+    def top_at_controls(self, variant: Variant) -> Array:
+        """Top-K's rate for each control's point (bases, seeds, shares): at its share, or at the energy that it keeps."""
         if variant == "published":
-            return rates
-        order = np.argsort(energies)
-        x, y = [0.0, *energies[order], 1.0], [self.start, *rates[order], self.end]
-        found: Array = np.interp(self.top_energy, x, y)
+            return np.broadcast_to(self.top, self.controls.shape)
+        order = np.argsort(self.top_energy)
+        x, y = [0.0, *self.top_energy[order], 1.0], [self.start, *self.top[order], self.end]
+        found: Array = np.interp(self.control_energy, x, y)
         return found
-
-    def control(self, variant: Variant) -> Array:
-        """Mean over bases and seeds, (shares,)."""
-        each = [
-            self.matched(variant, self.controls[place], self.control_energy[place])
-            for place in np.ndindex(*self.controls.shape[:2])
-        ]
-        mean: Array = np.mean(each, axis=0)
-        return mean
 
 
 def parallel(family: FamilyLab, case: Case) -> Estimates:
@@ -117,26 +109,25 @@ def _path(family: FamilyLab, start: str, task: str, scheme: Scheme, measure: Mea
 def _difference(path: ProjectionPath, variant: Variant, sign: int) -> Estimate:
     def value(requests: Kept, seeds: Kept) -> float:
         rates = _Rates(path, requests, seeds)
-        return sign * float((rates.top - rates.control(variant)).mean())
+        return sign * float((rates.top_at_controls(variant) - rates.controls).mean())
 
     rates = _Rates(path, *_all(path))
-    each = np.array(
-        [
-            rates.matched(variant, rates.controls[place], rates.control_energy[place]).mean()
-            for place in np.ndindex(*rates.controls.shape[:2])
-        ]
-    )
-    others = (each.sum() - each) / (len(each) - 1)
-    null = Null.of("each control in the place of Top-K", sign * (each - others), value(*_all(path)))
-    details = {"start": rates.start, "fine_tuned": rates.end}
-    return _estimate([path], value, details, null, _curves(rates))
+    null = None
+    if variant == "published":
+        each = rates.controls.mean(axis=-1).reshape(-1)
+        others = (each.sum() - each) / (len(each) - 1)
+        null = Null.of("each control in the place of Top-K", sign * (each - others), value(*_all(path)))
+    return _estimate([path], value, {"start": rates.start, "fine_tuned": rates.end}, null, _curves(rates))
 
 
 def _slopes(utility: ProjectionPath, harm: ProjectionPath, variant: Variant) -> Estimate:
     def slopes(requests: Sequence[Kept], seeds: Kept) -> tuple[float, float, float]:
         """Slope of Top-K, of the controls, and utility that the latter cost."""
         useful, harmful = (_Rates(path, kept, seeds) for path, kept in zip((utility, harm), requests, strict=True))
-        lost = [(one.end - one.top.mean(), one.end - one.control(variant).mean()) for one in (useful, harmful)]
+        lost = [
+            (one.end - float(one.top_at_controls(variant).mean()), one.end - float(one.controls.mean()))
+            for one in (useful, harmful)
+        ]
         (top, control), (top_harm, control_harm) = lost
         if min(top, control) < LEAST_LOST:
             raise NotApplicableError(
@@ -144,7 +135,7 @@ def _slopes(utility: ProjectionPath, harm: ProjectionPath, variant: Variant) -> 
                 f"removal costs {100 * min(top, control):.1f} points of utility, and a slope over it needs "
                 f"{100 * LEAST_LOST:.0f}: there is no trade-off to measure",
             )
-        return float(top_harm / top), float(control_harm / control), float(control)
+        return top_harm / top, control_harm / control, control
 
     whole = [np.ones(path.top.shape[1], dtype=bool) for path in (utility, harm)]
     top, control, lost = slopes(whole, np.ones(utility.controls.shape[1], dtype=bool))

@@ -185,7 +185,7 @@ _ANSWERS: dict[str, Any] = {
     "metric": "accuracy",
     "asked_by": "answers",
 }
-_MORE = "each control in the place of Top-K"
+_MORE = "each control in the place of Top-K, at equal ρ; none at equal energy"
 
 PROJECTION_CLAIMS: tuple[Claim, ...] = (
     Claim(
