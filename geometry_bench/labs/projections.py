@@ -48,7 +48,8 @@ class ProjectionPath:
     """Hits of one measure along ρ: ``top`` (shares, requests), ``controls`` (bases, seeds, shares, requests).
 
     ``start`` and ``end`` (requests,) are the model without the update and with all of it. Energies are the shares of ‖Δ‖²
-    that a projected update has, shaped like the hits without requests. ``requests`` are those that were asked.
+    that a projected update has, shaped like the hits without requests. ``requests`` are those that were asked,
+    ``blocks`` the model's decoder blocks.
     """
 
     requests: RequestSet
@@ -58,6 +59,7 @@ class ProjectionPath:
     controls: Array
     top_energy: Array
     control_energy: Array
+    blocks: tuple[int, ...]
 
 
 class Projections(Memo):
@@ -95,7 +97,8 @@ class Projections(Memo):
             for seed in range(SEEDS)
             for share in shares
         ]
-        hits, energies = self._measured(start, task, measure, [none, whole, *top, *controls])
+        tune = self._family.fine_tune(start, task)
+        hits, energies = self._measured(tune, measure, [none, whole, *top, *controls])
         ends, split = hits[:2], 2 + len(top)
         shape = (len(CONTROLS), SEEDS, len(shares))
         return ProjectionPath(
@@ -103,18 +106,19 @@ class Projections(Memo):
             ends[0],
             ends[1],
             hits[2:split],
-            hits[split:].reshape(*shape, -1),
+            hits[split:].reshape(*shape, hits.shape[1]),
             energies[2:split],
             energies[split:].reshape(shape),
+            tuple(range(self._subject(tune.start).n_layers)),
         )
 
-    def _measured(self, start: str, task: str, measure: Measure, plans: Sequence[Projection]) -> tuple[Array, Array]:
+    def _measured(self, tune: FineTune, measure: Measure, plans: Sequence[Projection]) -> tuple[Array, Array]:
         """Hits (points, requests) and energies (points,): known ones are read, the others measured and kept."""
         from tqdm import tqdm
 
         from geometry_bench.behavior.projected import energy_kept, projected
 
-        tune, family = self._family.fine_tune(start, task), self._family.family
+        family = self._family.family
         update, source = update_between(family, tune.start, tune.end), update_between(family, *tune.aligned)
         subject = self._subject(tune.start)
         judged = self._judge(subject, measure)

@@ -32,6 +32,10 @@ CONTAMINATED = "contaminated"
 LEAST_LOST = 0.02
 """Utility that the controls must cost on average for a slope over it to say anything."""
 
+_BOTH: tuple[Measure, Measure] = ("utility", "harm")
+MIDDLE = 0.5
+"""ρ at which single blocks are projected."""
+
 Kept = NDArray[np.bool_]
 
 
@@ -71,7 +75,7 @@ def orthogonal(family: FamilyLab, case: Case) -> Estimates:
 def trade_off(family: FamilyLab, case: Case) -> Estimates:
     """Harm lost per utility lost without the Top-K directions, less the same of the controls."""
     (start,) = case.parameters
-    paths = [_path(family, start, CONTAMINATED, "orthogonal", measure) for measure in ("utility", "harm")]
+    paths = [_path(family, start, CONTAMINATED, "orthogonal", measure) for measure in _BOTH]
     return {variant: _slopes(paths[0], paths[1], variant) for variant in VARIANTS}
 
 
@@ -91,7 +95,53 @@ def over_refusal(family: FamilyLab, case: Case) -> Estimates:
     return {"corrected": estimate}
 
 
-def _path(family: FamilyLab, start: str, task: str, scheme: Scheme, measure: Measure) -> ProjectionPath:
+def layer_removal(family: FamilyLab, case: Case) -> Estimates:
+    """Harm less utility that is lost without the Top-K directions of one block alone: the largest over blocks, at ρ = 0.5.
+
+    Both are shares of the requests; every other block gets the whole update.
+    """
+    (start,) = case.parameters
+    ends = _path(family, start, CONTAMINATED, "orthogonal", "utility", ())
+    blocks = ends.blocks
+    utility, harm = (
+        [_path(family, start, CONTAMINATED, "orthogonal", name, (MIDDLE,), (block,)) for block in blocks]
+        for name in _BOTH
+    )
+
+    def selective(useful: Kept, harmful: Kept, seeds: Kept) -> tuple[Array, Array]:
+        """Harm lost less utility lost in every block: without Top-K (blocks,), without each control (controls, blocks)."""
+        lost = []
+        for paths, kept in ((utility, useful), (harm, harmful)):
+            rates = [_Rates(path, kept, seeds) for path in paths]
+            lost.append(
+                (
+                    np.array([one.end - one.top[0] for one in rates]),
+                    np.array([one.end - one.controls.reshape(-1) for one in rates]).T,
+                )
+            )
+        (top, control), (top_harm, control_harm) = lost
+        return top_harm - top, control_harm - control
+
+    whole = (*(np.ones(path.top.shape[1], dtype=bool) for path in (utility[0], harm[0])), _all(utility[0])[1])
+    top, controls = selective(*whole)
+    null = Null.of("the largest over blocks of each control", controls.max(axis=1), float(top.max()))
+    curves = {
+        "top": Curve(axis="block", x=list(blocks), y=top.tolist()),
+        "controls": Curve(axis="block", x=list(blocks), y=controls.mean(axis=0).tolist()),
+    }
+    value = lambda *kept: float(selective(*kept)[0].max())  # noqa: E731
+    return {"corrected": _estimate([utility[0], harm[0]], value, {}, null, curves)}
+
+
+def _path(
+    family: FamilyLab,
+    start: str,
+    task: str,
+    scheme: Scheme,
+    measure: Measure,
+    shares: tuple[float, ...] = SHARES,
+    layers: tuple[int, ...] | None = None,
+) -> ProjectionPath:
     lacking = family.lacks(start, task)
     if lacking is not None:
         raise NotApplicableError(
@@ -103,7 +153,7 @@ def _path(family: FamilyLab, start: str, task: str, scheme: Scheme, measure: Mea
             family.projections.refuse_unknown_sums()
         except GeometryBenchError as error:
             raise NotApplicableError(Absence.UNCHECKABLE, f"{str(error).rstrip('.')}, with --set maths=SET") from None
-    return family.projections.path(start, task, scheme, measure, SHARES)
+    return family.projections.path(start, task, scheme, measure, shares, layers)
 
 
 def _difference(path: ProjectionPath, variant: Variant, sign: int) -> Estimate:
