@@ -47,7 +47,10 @@ def projected(
 
 
 def energy_kept(task: Update, outcomes: Mapping[str, TensorOutcome]) -> float:
-    """Share of ‖Δ‖² over all tensors together that the projected update has."""
-    whole = {name: task.energy(name) or 0.0 for name in outcomes}
-    kept = sum(whole[name] * (outcome.energy_kept or 0.0) for name, outcome in outcomes.items())
+    """Share of ‖Δ‖² over the decoder blocks' tensors together that the projected update has.
+
+    Embeddings are left out: they hold much of an update, of which a subspace among thousands of rows keeps next to nothing.
+    """
+    whole = {name: task.energy(name) or 0.0 for name in outcomes if task.pairs[name].layer is not None}
+    kept = sum(energy * (outcomes[name].energy_kept or 0.0) for name, energy in whole.items())
     return kept / sum(whole.values())

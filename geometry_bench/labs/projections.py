@@ -37,7 +37,7 @@ SETS: Mapping[Measure, str] = {"utility": "maths", "harm": "unsafe", "over_refus
 CONTROLS: tuple[Basis, ...] = ("random-k", "random")
 SEEDS = 3
 ANSWER_TOKENS = 24
-VERSION = 1
+VERSION = 2
 """Raised whenever the same weights and requests would give other points than before."""
 
 _REMEDY = "make room, or run with --no-cache"
@@ -48,7 +48,7 @@ class ProjectionPath:
     """Hits of one measure along ρ: ``top`` (shares, requests), ``controls`` (bases, seeds, shares, requests).
 
     ``start`` and ``end`` (requests,) are the model without the update and with all of it. Energies are the shares of ‖Δ‖²
-    that a projected update has, shaped like the hits without requests. ``requests`` are those that were asked,
+    of the blocks that a projected update has, shaped like the hits without requests. ``requests`` are those that were asked,
     ``blocks`` the model's decoder blocks.
     """
 
@@ -60,6 +60,8 @@ class ProjectionPath:
     top_energy: Array
     control_energy: Array
     blocks: tuple[int, ...]
+    stand_in: str | None = None
+    """Which model the fine-tune starts from where it is not the one whose update is the alignment."""
 
 
 class Projections(Memo):
@@ -110,6 +112,9 @@ class Projections(Memo):
             energies[2:split],
             energies[split:].reshape(shape),
             tuple(range(self._subject(tune.start).n_layers)),
+            None
+            if tune.start == tune.aligned[1]
+            else f"the fine-tune starts from {tune.start.name}, not from {tune.aligned[1].name}",
         )
 
     def _measured(self, tune: FineTune, measure: Measure, plans: Sequence[Projection]) -> tuple[Array, Array]:

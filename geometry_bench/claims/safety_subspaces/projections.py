@@ -2,8 +2,8 @@
 
 The source projects the useful fine-tune and counts utility, the harmful one and counts harm (parallel), and counts both of
 a fine-tune on contaminated data (orthogonal). The published variant compares bases at equal ρ. Yet a random subspace of the
-same dimension can keep much less of an update than directions of the alignment do, most of all of embeddings: the corrected
-variant compares each control with Top-K at the energy that the control keeps, between the points of Top-K that were
+same dimension keeps less of an update than directions of the alignment do (`weights.energy_linear`): the corrected variant
+compares each control with Top-K at the energy in the blocks that the control keeps, between the points of Top-K that were
 measured, the start and the whole fine-tune.
 
 Intervals leave out one topic of requests at a time and one seed of the controls, as independent samples.
@@ -229,7 +229,7 @@ def _estimate(
         null=null,
         details=details,
         curves=curves or {},
-        notes=[f"answers judged by {VERSION} and by their last number"],
+        notes=[f"answers judged by {VERSION} and by their last number", *filter(None, [paths[0].stand_in])],
     )
 
 
