@@ -328,21 +328,25 @@ def _change(one: Measurement, claim: Claim, baselines: Baselines | None, margins
     refused = _incomparable(one, claim, stored, found.baseline)
     if refused is not None:
         return Moved(refused)
-    new, old = one.estimate, stored.estimate
-    if new is None or new.value is None or old is None or old.value is None:
-        same = (new is None or new.value is None) and (old is None or old.value is None)
-        if same:
+    new, old, of_values = one.estimate, stored.estimate, claim.comparison.of_values
+    # A comparison of what estimates keep asks for no value of the new one: it may be undefined because so much was lost.
+    here = new is not None and (new.value is not None or not of_values)
+    there = old is not None and old.value is not None
+    if not here or not there or new is None or old is None:
+        if (new is None or new.value is None) and not there:
             return Moved(Answer(BaselineVerdict.SAME, Reason.UNDEFINED_IN_BOTH))
         return Moved(Answer(BaselineVerdict.UNDECIDED, Reason.UNDEFINED_IN_ONE))
     margin = margins.get(one.key, margins.get(one.claim, claim.smallest_change))
-    facts: dict[str, Fact] = {"value": new.value, "old": old.value, "difference": new.value - old.value}
+    facts: dict[str, Fact] = {"value": new.value, "old": old.value}
+    if new.value is not None and old.value is not None:
+        facts["difference"] = new.value - old.value
     facts |= {"margin": margin, **_ruler(found.baseline, claim)}
     compared: Compared | None
     try:
         compared = claim.comparison.between(new, old, margin)
     except UntestableError as reason:
         compared, facts["sentence"] = None, str(reason)
-    if claim.comparison.of_values:
+    if of_values and new.value is not None and old.value is not None:
         facts |= {"label": new.label, "old_label": old.label}
         # A floor measured as 0 would make a rounding error a change.
         spacing = 64 * float(np.spacing(max(abs(new.value), abs(old.value))))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from geometry_bench.activations.keys import key_facts
-from geometry_bench.storage import append_line, cache_folder, digest
+from geometry_bench.behavior.lines import Lines
+from geometry_bench.storage import cache_folder
 from geometry_bench.subjects.subject import Subject
 
 CODE_VERSION = 1
@@ -41,38 +41,32 @@ class Answers:
     def file(self, subject: Subject, decided: Mapping[str, Any]) -> AnswerFile:
         """The file of a subject whose answers are decided by its weights, its computation and ``decided``."""
         facts = {**key_facts(subject, (), {}), "site": "answers", "answers": CODE_VERSION, **decided}
-        key = digest(facts)
-        return AnswerFile(self.root / key[:2] / f"{key}.jsonl", {"subject": subject.identity.name, **facts})
+        named = {"subject": subject.identity.name, **facts}
+        return AnswerFile(replace(Lines.of(self.root, facts), facts=named))
 
 
 @dataclass(frozen=True)
 class AnswerFile:
-    """Answers under keys of their prompts; the first line has the ``facts`` that all share, for people to read."""
+    """Answers under keys of their prompts."""
 
-    path: Path
-    facts: Mapping[str, Any]
+    lines: Lines
 
     def read(self) -> dict[str, Answer]:
-        """All answers by key. Half a line, as a killed process leaves it, counts as none."""
-        try:
-            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            return {}
-        return dict(filter(None, map(_parsed, lines)))
+        """All whole answers by key."""
+        found = ((key, _answer(row)) for key, row in self.lines.read().items())
+        return {key: answer for key, answer in found if answer is not None}
 
     def append(self, answers: Sequence[tuple[str, Answer]]) -> None:
         """Add answers; on return they are on the disk. Raises GeometryBenchError where they cannot be written."""
-        begun = [] if self.path.exists() else [json.dumps({"facts": self.facts}, default=list)]
-        lines = [json.dumps({"key": key, **asdict(answer)}) for key, answer in answers]
-        append_line(self.path, "\n".join(begun + lines), remedy="make room, or generate without a store")
+        rows = ((key, asdict(answer)) for key, answer in answers)
+        self.lines.append(rows, remedy="make room, or generate without a store")
 
 
-def _parsed(line: str) -> tuple[str, Answer] | None:
+def _answer(row: Mapping[str, Any]) -> Answer | None:
     try:
-        row = json.loads(line)
-        key, ids, text, finish = row["key"], tuple(map(int, row["ids"])), row["text"], row["finish"]
+        ids, text, finish = tuple(map(int, row["ids"])), row["text"], row["finish"]
         traces = tuple(tuple(map(float, one)) for one in row.get("traces", ()))
     except (ValueError, KeyError, TypeError):
         return None
-    whole = isinstance(key, str) and isinstance(text, str) and finish in get_args(Finish)
-    return (key, Answer(ids, text, finish, traces)) if whole and ids else None
+    whole = isinstance(text, str) and finish in get_args(Finish)
+    return Answer(ids, text, finish, traces) if whole and ids else None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,12 +16,17 @@ from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.subspaces import OverlapSweep, Rule, energy_of_vector, rank_of_share
 from geometry_bench.labs.memo import Memo, remembered
-from geometry_bench.records.facts import WeightInputs
+from geometry_bench.prompts.roles import RequestSettings
+from geometry_bench.prompts.sets import RequestSet
+from geometry_bench.records.facts import RequestFacts, WeightInputs
 from geometry_bench.storage import digest_lines
 from geometry_bench.subjects.families import CONTROL, Family, Member
 from geometry_bench.updates.store import Store
 from geometry_bench.updates.sweep import TensorSweep, common_names, sweep
 from geometry_bench.updates.update import Update, member_for, update_between
+
+if TYPE_CHECKING:
+    from geometry_bench.labs.projections import Projections
 
 SHARES = (0.01, 0.25, 0.5, 0.75, 0.99)
 """ρ: directions kept, as a share of a matrix's smaller side."""
@@ -39,10 +47,12 @@ STARTS: Mapping[str, str] = {"aligned": "aligned", "safety": "safety_tuned", "dp
 """What fine-tunes start from, by the role whose update is the alignment."""
 
 
-def family_inputs(members: Iterable[str], notes: Iterable[str] = ()) -> WeightInputs:
-    """What a record says of updates, which have no prompts: which members they are between, the grids, what is
-    left out."""
-    return WeightInputs(hash=digest_lines([f"{SHARES} {THRESHOLDS} {sorted(members)}"]), notes=list(notes))
+def family_inputs(members: Iterable[str], notes: Iterable[str] = (), sets: Sequence[RequestSet] = ()) -> WeightInputs:
+    """What a record says of updates: which members they are between, the grids, what is left out; and the sets of requests
+    that claims on answers ask."""
+    lines = [f"{SHARES} {THRESHOLDS} {sorted(members)}", *(drawn.hash for drawn in sets)]
+    requests = [RequestFacts(**drawn.facts()) for drawn in sets]
+    return WeightInputs(hash=digest_lines(lines), notes=list(notes), requests=requests)
 
 
 @dataclass(frozen=True)
@@ -83,13 +93,42 @@ class Reading:
         return self.name if self.layer is None else self.name.replace(f".{self.layer}.", ".*.", 1)
 
 
+@dataclass(frozen=True)
+class FineTune:
+    """A fine-tune, what it started from, and (start, end) of the alignment's update whose directions it is projected on."""
+
+    start: Member
+    end: Member
+    aligned: tuple[Member, Member]
+
+
 class FamilyLab(Memo):
     """What claims may ask of a family's weights. Checkpoints are read tensor by tensor, none is ever held whole."""
 
-    def __init__(self, family: Family, store: Store | None = None, *, progress: bool = True) -> None:
+    def __init__(
+        self,
+        family: Family,
+        store: Store | None = None,
+        *,
+        progress: bool = True,
+        requests: RequestSettings | None = None,
+        points: Path | None = None,
+    ) -> None:
         super().__init__()
         self.family = family
         self._store, self._progress = store, progress
+        self._requests, self._points = requests or RequestSettings(), points
+
+    @cached_property
+    def projections(self) -> Projections:
+        """What models with projected updates answer; ``points`` is the folder where that is kept, None for nowhere."""
+        from geometry_bench.labs.projections import Projections
+
+        return Projections(self, self._store, self._points, progress=self._progress)
+
+    def requests(self, name: str) -> RequestSet:
+        """The requests drawn of a set."""
+        return self._requests.load(name)
 
     def members(self, start: str) -> dict[str, tuple[Member, Member]]:
         """Label -> (start, end) of the updates about one of ``STARTS``: the alignment's and those of tasks that there are.
@@ -128,6 +167,17 @@ class FamilyLab(Memo):
     def _parent(self, member: Member) -> Member:
         assert member.parent is not None, "a fine-tune has a parent"
         return self.family.member(member.parent)
+
+    @remembered
+    def fine_tune(self, start: str, task: str) -> FineTune:
+        """A fine-tune of a role about a start.
+
+        Raises:
+            GeometryBenchError: the family lacks one of the members, or has several.
+        """
+        aligned, parent = self._start(start)
+        member = self._task(task, parent)
+        return FineTune(self._parent(member), member, aligned)
 
     def lacks(self, start: str, *labels: str) -> str | None:
         """Why some updates about a start cannot be measured; None where the members for all of them are there."""

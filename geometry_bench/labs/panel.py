@@ -12,7 +12,8 @@ from geometry_bench.storage import digest_lines
 
 @dataclass(frozen=True)
 class Panel:
-    """The measurements of each model that a panel's claim reads, by model and claim."""
+    """The measurements of each model that a panel's claim reads, by model and by what it reads: ``claim`` or
+    ``claim[case]``."""
 
     members: Mapping[str, Mapping[str, Measurement]]
 

@@ -270,6 +270,7 @@ class WeightInputs(_Inputs):
     """Weights: the grids on which they are compared, and between which members."""
 
     kind: Literal["weights"] = "weights"
+    requests: list[RequestFacts] = Field(default_factory=list, description="what projected models were asked")
     notes: list[str] = Field(default_factory=list, description="what claims leave out of the updates")
 
 

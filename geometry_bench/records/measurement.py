@@ -33,6 +33,7 @@ class Absence(StrEnum):
     NO_OPENINGS = "no openings"
     NO_REFUSALS = "no refusals"
     NOT_ASKED = "not asked for"
+    UNCHECKABLE = "answers cannot be checked"
     UNDEFINED = "undefined"
     UNSAID = "unsaid"
     """Records of schema 1 gave a sentence alone."""

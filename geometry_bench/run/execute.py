@@ -17,7 +17,7 @@ from geometry_bench.records.facts import ModelFacts
 from geometry_bench.records.measurement import Absence, Measurement, Missing, NotApplicableError
 from geometry_bench.run.plan import Plan, Task
 from geometry_bench.run.targets import Key, ModelTarget, Prompts, Target
-from geometry_bench.run.threads import threads_for
+from geometry_bench.subjects.threads import threads_for
 
 L = TypeVar("L")
 

@@ -29,11 +29,12 @@ from geometry_bench.records.facts import (
     panel_revision,
     shared,
 )
-from geometry_bench.records.measurement import Measurement
+from geometry_bench.records.measurement import Measurement, case_key
 from geometry_bench.run.request import Settings
-from geometry_bench.run.threads import SMALL, block_weights
+from geometry_bench.storage import cache_folder
 from geometry_bench.subjects.families import Family
 from geometry_bench.subjects.spec import Identity, SubjectSpec
+from geometry_bench.subjects.threads import SMALL, block_weights
 
 if TYPE_CHECKING:
     from geometry_bench.subjects.subject import Subject
@@ -301,15 +302,24 @@ class FamilyTarget(Target):
     def weights(self) -> int:
         return SMALL  # matrices may be large whatever the family; decompositions share well
 
+    @property
+    def own(self) -> OwnPrompts | None:
+        return self.family.prompts
+
     def inputs_hash(self, claim: Claim, prompts: Prompts) -> str:
-        return family_inputs(self.members).hash
+        return family_inputs(self.members, sets=[prompts.requests.load(name) for name in claim.requires.sets]).hash
 
     def open(self, labs: Labs, claim: Claim) -> FamilyLab:
         from geometry_bench.updates.store import Store
 
         settings = labs.settings
         store = Store(settings.cache_dir) if settings.cache else None
-        return labs.kept(self.id, lambda: FamilyLab(self.family, store, progress=settings.capture.progress))
+        points = cache_folder("projections", settings.cache_dir) if settings.cache else None
+        requests = labs.prompts.of(self.own).requests
+        return labs.kept(
+            self.id,
+            lambda: FamilyLab(self.family, store, progress=settings.capture.progress, requests=requests, points=points),
+        )
 
     def facts(self, lab: FamilyLab) -> FamilyFacts:
         dtype = "float32"  # differences are taken in it whatever the files hold
@@ -320,7 +330,7 @@ class FamilyTarget(Target):
         return FamilyFacts(id=self.id, name=self.name, revision=self.revision, members=members, dtype=dtype)
 
     def inputs(self, lab: FamilyLab, claim: Claim) -> Inputs:
-        return family_inputs(self.members, lab.notes())
+        return family_inputs(self.members, lab.notes(), [lab.requests(name) for name in claim.requires.sets])
 
 
 @dataclass(frozen=True)
@@ -339,7 +349,15 @@ class PanelTarget(Target):
         return None
 
     def open(self, labs: Labs, claim: Claim) -> Panel:
-        return Panel({member.id: {name: labs.first(name, member) for name in claim.reads} for member in self.members})
+        def read(member: ModelTarget, name: str, case: str) -> Measurement:
+            return labs.measured(name, case, member) if case else labs.first(name, member)
+
+        return Panel(
+            {
+                member.id: {case_key(name, case): read(member, name, case) for name, case in claim.read_cases}
+                for member in self.members
+            }
+        )
 
     def facts(self, lab: Panel) -> Facts:
         return lab.facts()

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from geometry_bench.claims.criteria import Above, SignByAlignment
 from geometry_bench.claims.model import Case, Claim
-from geometry_bench.claims.safety_compassion import capping, compassion, finetune, panel, safety
+from geometry_bench.claims.safety_compassion import capping, compassion, finetune, panel, safety, validation
 from geometry_bench.claims.safety_compassion.axes import BENIGN, PAIRS, SUFFERING, TRADITIONS, MessageSet, final_figure
 from geometry_bench.claims.sources import SAFETY_COMPASSION
 from geometry_bench.labs.requirements import Requirements
@@ -184,5 +184,6 @@ CLAIMS: tuple[Claim, ...] = (
         asked_by="answers",
     ),
     *panel.CLAIMS,
+    *validation.CLAIMS,
     *finetune.CLAIMS,
 )
