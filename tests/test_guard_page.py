@@ -18,12 +18,13 @@ from geometry_bench.resources import data_root
 
 ROOT = data_root()
 PAGE = ROOT / "docs" / "guard-a-fine-tune.md"
-FENCE = re.compile(r"^```\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def commands() -> list[tuple[list[str], int]]:
     """The commands of the page with the exit codes that they are said to have."""
-    lines = [line for fence in FENCE.findall(PAGE.read_text(encoding="utf-8")) for line in fence.splitlines()]
+    fences = [text for language, text in FENCE.findall(PAGE.read_text(encoding="utf-8")) if not language]
+    lines = [line for text in fences for line in text.splitlines()]
     found = []
     for line in lines:
         command, _, said = line.partition("#")

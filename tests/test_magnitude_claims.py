@@ -276,7 +276,8 @@ def test_one_model_from_end_to_end(tmp_path: Path) -> None:
 
     def planned(count: int) -> Plan:
         settings = Settings(requests=RequestSettings(count), capture=NOT_SHOWN, cache=False)
-        return plan(Request((SubjectSpec(str(folder)),), claims={one.id: one for one in SOURCE_C}, settings=settings))
+        claims = {one.id: one for one in SOURCE_C if one.asked_by is None}
+        return plan(Request((SubjectSpec(str(folder)),), claims=claims, settings=settings))
 
     found = list(execute(Session(planned(20))))
     assert len(found) == 11
@@ -327,4 +328,4 @@ def test_requests_are_captured_once_for_all_poolings(tmp_path: Path, monkeypatch
     assert set(more.states) == {*first.states, Pooling("last")}
     chat = lab.requests("safe", rendering="chat")
     assert chat.lengths[0] > first.lengths[0]
-    assert set(chat.states) == {MEAN_LAST_FIVE}
+    assert set(chat.states) == {MEAN_LAST_FIVE, Pooling("last")}  # sources B and D, and the gate

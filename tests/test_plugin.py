@@ -67,24 +67,28 @@ def test_ids_are_stable_and_say_case_and_subject(bench: Bench, tiny: Path) -> No
 def test_cases_are_grouped_by_subject_and_panels_come_last(bench: Bench, tiny: Path, edited: Path) -> None:
     found = ids(bench("--collect-only", "-q", models=(tiny, edited)))
     subjects = [re.split(r"@|\[", one)[-1].rstrip("]") for one in found]
-    assert list(dict.fromkeys(subjects)) == ["tiny", "edited", "panel"]
-    assert subjects == sorted(subjects, key=["tiny", "edited", "panel"].index)
+    order = ["tiny", "edited", "panel", "no pair", "no trajectory"]
+    assert list(dict.fromkeys(subjects)) == order
+    assert subjects == sorted(subjects, key=order.index)
     assert subjects.count("tiny") == subjects.count("edited") > 20
 
 
 def test_what_has_no_subject_is_skipped_with_what_would_supply_one(bench: Bench, tiny: Path, tmp_path: Path) -> None:
     """Beside a model: no panel of one, no group, no family, no audit; nothing is recorded and no table is shown."""
-    chosen = "panel or universal or weights or audit"
+    of_models = "not generation_drift and not universal.intervention"
+    chosen = f"(panel or universal or weights or audit or finetune or behavior.validation) and {of_models}"
     found = bench("-k", chosen, "--results", tmp_path / "results", "-rs", models=(tiny,), files="")
     without = [claim for claim in CLAIMS.values() if claim.scope != "model"]
     found.assert_outcomes(skipped=len(without))
     assert found.ret == 0
-    assert {claim.scope for claim in without} == {"group", "family", "panel", "publication"}
+    assert {claim.scope for claim in without} == {"group", "family", "panel", "publication", "pair", "trajectory"}
     for words in (
         "it needs several models: name some with --model or --family",
         "it needs a group of models: give --group FILE, or several --model and --reference MODEL",
         "it needs a family of checkpoints: give --family FILE, or --weights FILE for its weights alone",
         "it is about a publication alone: see `geometry-bench audit`",
+        "it needs a model and its parent: name the parent's baseline with --against, or give a --family",
+        "it needs the checkpoints of a training run: name them with --checkpoints",
     ):
         assert words in found.stdout.str()
     assert "geometric claims =" not in found.stdout.str()

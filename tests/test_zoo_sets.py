@@ -176,7 +176,7 @@ def test_the_pack_has_every_part_and_its_manners_share_no_phrase() -> None:
     assert PACK.openings.keys() == set(FRAMEWORKS)
     assert (PACK.controls_from, PACK.safety_topics_from) == ("pack", "pack")
     sizes = {name: len(messages) for name, messages in PACK.messages.items()}
-    assert sizes == {"suffering": 12, "benign": 12, "red_team": 23}
+    assert sizes == {"suffering": 16, "benign": 16, "red_team": 23}
     assert sum(bool(message.benign) for message in PACK.messages["red_team"]) == 4
     assert len(PACK.controls) >= 32
     assert len(PACK.safety_topics) >= 24

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from geometry_bench.behavior.interventions import Ablate, applied
 from geometry_bench.claims.changes import HARMFUL, LOG_P, TOKENS, states_of
 from geometry_bench.claims.gate.contrasts import window
 from geometry_bench.claims.gate.transfer import ACROSS, READS
@@ -27,6 +26,8 @@ def ablation(pair: Pair, case: Case) -> Estimates:
     ``frozen`` is the parent's direction, ``fresh`` the child's own, from the block of the window that lowers the openings
     most on every second fold; the value is taken on the other folds. Random directions are the null.
     """
+    from geometry_bench.behavior.interventions import Ablate, applied
+
     new, old = pair.estimates(READS, across=ACROSS)
     openings, _ = pair.estimates(OPENINGS, across=ACROSS)
     sample = openings.sample

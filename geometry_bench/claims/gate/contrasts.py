@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geometry_bench.activations.pooling import LAST
-from geometry_bench.behavior.rounding import COPIES, copied
 from geometry_bench.claims.changes import HARMFUL, HARMLESS, SCALES, STATES
 from geometry_bench.claims.model import Case, Estimates
 from geometry_bench.claims.requests import SEED, Labelled
@@ -138,6 +137,8 @@ def prompted(lab: Lab, case: Case) -> Estimates:
 
 def ruler(lab: Lab, case: Case) -> Estimates:
     """δ of the model's own copies: how far rounding its weights, or ablating a random direction, moves a contrast."""
+    from geometry_bench.behavior.rounding import COPIES, copied
+
     contrast_of = CONTRASTS[case.key]
     parent = contrast_of(lab).folded
     found: dict[str, float | None] = {}
