@@ -67,9 +67,11 @@ def board(judged: Iterable[Judgement], *, published: bool = True, claims: Mappin
 
 
 def published_rows(claim: Claim) -> list[Row]:
-    """The subjects of the claim's source that it reports a value of."""
+    """The subjects of the claim's source that it reports a value of; of a claim about a pair, a child less its parent."""
     if claim.reported is None:
         return []
+    if claim.scope == "pair":
+        return _published_pairs(claim)
     rows = []
     for subject in load_publication(claim.source.id).subjects.values():
         cases = claim.cases if claim.per_member is None else (Case("member"),)
@@ -77,6 +79,20 @@ def published_rows(claim: Claim) -> list[Row]:
         cells = {key: Cell(value) for key, value in values.items() if value is not None}
         if cells:
             rows.append(Row(subject.label, "published", subject.alignment_method, cells=cells))
+    return rows
+
+
+def _published_pairs(claim: Claim) -> list[Row]:
+    source, reported = load_publication(claim.source.id), claim.reported
+    assert reported is not None
+    stated = (one.stated for one in source.statements.values())
+    pairs = dict.fromkeys((one["subject"], one["parent"]) for one in stated if {"subject", "parent"} <= one.keys())
+    rows = []
+    for child, parent in ((source.subjects[one], source.subjects[other]) for one, other in pairs):
+        values = {case.key: (reported(child, case), reported(parent, case)) for case in claim.cases}
+        cells = {key: Cell(new - old) for key, (new, old) in values.items() if new is not None and old is not None}
+        if cells:
+            rows.append(Row(f"{child.label} less {parent.label}", "published", child.alignment_method, cells=cells))
     return rows
 
 
