@@ -137,6 +137,9 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name[:32]}.{os.getpid()}.{secrets.token_hex(4)}{_TEMPORARY}")
     try:
         yield temporary
+        temporary.chmod(
+            0o666 & ~_umask()
+        )  # libraries that write for their user alone, such as safetensors, are no reason
         if durable:
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -145,6 +148,13 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
             _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The permissions that files of this process do not get."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 @contextmanager

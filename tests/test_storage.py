@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from geometry_bench import storage
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.records.arrays import write_arrays
 from geometry_bench.storage import append_line, digest, digest_lines, write_atomically
 
 FULL = OSError(28, "No space left on device")
@@ -99,6 +101,7 @@ def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
     try:
         write_atomically(tmp_path / "whole", b"\xff")
         append_line(tmp_path / "lines", "one")
+        write_arrays(tmp_path / "arrays.safetensors", {"x": np.zeros(2)})
     finally:
         os.umask(before)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
