@@ -164,7 +164,7 @@ def against_of(name: str | None, store: BaselineStore, pinned: Pinned) -> tuple[
     found = [one for one in store.all(wanted) if one.revision.startswith(revision)]
     revisions = sorted({one.revision for one in found})
     if not found:
-        stored = ", ".join(store.names()) or "none"
+        stored = ", ".join(name for name in store.names() if "~" not in name) or "none"  # no pair is a parent
         raise GeometryBenchError(
             f"--against {name}: no baseline is stored for it (stored: {stored}); measure it first with "
             "--baseline-update=new."
