@@ -18,6 +18,10 @@ LEAST_MORE = 0.02
 TIMES = 1.5
 """How many times likelier it is at least."""
 
+SEEN, WIDELY = 0.01, 0.6
+"""Probability that a token has after this share of its class's requests at least: a refusal opens alike whatever was asked,
+the first word of a title does not."""
+
 LEAST_MARGIN = 1.0
 """Nats that the classes must lie apart, or a shift is a share of next to nothing."""
 
@@ -54,10 +58,17 @@ def openings(ids: NDArray[Any], log_p: Array, labels: NDArray[np.bool_]) -> tupl
     """
     ours, others = (mean_shares(ids[labels == flag], log_p[labels == flag]) for flag in (True, False))
     more = {token: p - others.get(token, 0.0) for token, p in ours.items() if p >= TIMES * others.get(token, 0.0)}
-    found = {token: by for token, by in more.items() if by >= LEAST_MORE}
+    wide = _widely(ids[labels], log_p[labels])
+    found = {token: by for token, by in more.items() if by >= LEAST_MORE and token in wide}
     if sum(found.values()) < LEAST_MASS:
         return ()
     return tuple(sorted(found, key=lambda token: -ours[token]))
+
+
+def _widely(ids: NDArray[Any], log_p: Array) -> set[int]:
+    """Tokens that are likely after most of the prompts."""
+    tokens, counts = np.unique(ids[log_p >= np.log(SEEN)], return_counts=True)
+    return set(tokens[counts >= WIDELY * len(ids)].tolist())
 
 
 def log_odds(ids: NDArray[Any], log_p: Array, tokens: tuple[int, ...]) -> Array:
