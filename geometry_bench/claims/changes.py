@@ -18,6 +18,9 @@ from geometry_bench.records.judgement import Compared, Fact
 HARMFUL, HARMLESS = "unsafe", "safe"
 """Classes of a sample's prompts."""
 
+ACROSS = ("quantisation",)
+"""What may differ between a child and its parent: a team that quantises wants an answer, too."""
+
 STATES, SCALES = "states", "scales"
 TOKENS, LOG_P = "tokens", "log_p"
 
@@ -110,8 +113,7 @@ def folded(estimate: Estimate) -> Folded | None:
     sample = estimate.sample
     if sample is None or STATES not in estimate.arrays:
         return None
-    states, labels, folds = states_of(estimate), np.array(sample.classes) == HARMFUL, np.array(sample.folds)
-    return Folded.of_classes(states, labels, folds) if labels.any() else Folded.of_changes(states, folds)
+    return Folded.of(states_of(estimate), np.array(sample.classes) == HARMFUL, np.array(sample.folds))
 
 
 def states_of(estimate: Estimate) -> np.ndarray:

@@ -30,6 +30,11 @@ class Folded:
     spread: Array
 
     @classmethod
+    def of(cls, states: Array, labels: NDArray[np.bool_], folds: NDArray[np.int64]) -> Folded:
+        """Of two classes where any prompt is of the True one, else of changes."""
+        return cls.of_classes(states, labels, folds) if labels.any() else cls.of_changes(states, folds)
+
+    @classmethod
     def of_classes(cls, states: Array, labels: NDArray[np.bool_], folds: NDArray[np.int64]) -> Folded:
         """Mean of the True class minus mean of the other, states (prompts, blocks, width).
 

@@ -201,17 +201,14 @@ def _derived(judged: Sequence[Judgement]) -> str:
 
 def _rulers(judged: Sequence[Judgement]) -> str:
     """How far the parent's own copies lie from it, as a scale for δ."""
-    rows = [
-        (f"`{one.measurement.key}`", *(f"{one.baseline.number(name):.3f}" for name in names))
-        for one in judged
-        if (names := [name for name in one.baseline.facts if name.startswith(RULER)])
-    ]
-    named = (
-        [name.removeprefix(f"{RULER} ") for name in one.baseline.facts if name.startswith(RULER)] for one in judged
-    )
-    copies = next(filter(None, named), [])
-    if not rows:
+    found = {
+        one.measurement.key: {n: v for n, v in one.baseline.facts.items() if n.startswith(RULER)} for one in judged
+    }
+    measured = {key: copies for key, copies in found.items() if copies}
+    if not measured:
         return ""
+    copies = [name.removeprefix(f"{RULER} ") for name in next(iter(measured.values()))]
+    rows = [(f"`{key}`", *(f"{value:.3f}" for value in values.values())) for key, values in measured.items()]
     table = tabulate(rows, ("δ of the parent's own copies", *copies), "pipe", disable_numparse=True)
     return f"### A ruler\n\n{table}"
 

@@ -154,15 +154,10 @@ class Session:
         lab: L = self._kept[key]
         return lab
 
-    def first(self, claim: str, target: Target) -> Measurement:
-        """The measurement of a claim's first case on a target, made now where it was not yet."""
-        found = self.plan.claims[claim]
-        return self.measure(Task(found, target.cases(found)[0], target))
-
     def measured(self, claim: str, case: str, target: Target) -> Measurement:
-        """The measurement of a claim's case on a target, made now where it was not yet."""
+        """The measurement of a claim's case on a target, of its first where none is named, made now where it was not yet."""
         found = self.plan.claims[claim]
-        return self.measure(Task(found, next(one for one in target.cases(found) if one.key == case), target))
+        return self.measure(Task(found, next(one for one in target.cases(found) if case in ("", one.key)), target))
 
     def close(self) -> None:
         """Release the loaded model."""

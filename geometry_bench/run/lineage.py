@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -147,17 +148,13 @@ def _inputs_in_common(pair: Pair, claim: Claim) -> PromptInputs | None:
 
 def pairs_of(models: Mapping[str, ModelTarget], stored: Iterable[Baseline] = ()) -> list[PairTarget]:
     """Each model with its parent, where that is a model of the run, and with each stored baseline of another model."""
+    parents = [Stored(one) for one in stored if isinstance(one.subject, ModelFacts)]
     pairs: list[PairTarget] = []
     for child in models.values():
-        parent = models.get(child.spec.parent or "")
-        found: list[ModelTarget | Stored] = [parent] if parent is not None and parent is not child else []
-        found += [Stored(one) for one in stored if isinstance(one.subject, ModelFacts)]
-        known = {one.revision for one in found[:1]}
-        pairs += [
-            PairTarget(child, one)
-            for place, one in enumerate(found)
-            if one.revision != child.revision and (place == 0 or one.revision not in known)
-        ]
+        own = models.get(child.spec.parent or "")
+        found: dict[str, ModelTarget | Stored] = {} if own is None else {own.revision: own}
+        found |= {one.revision: one for one in parents if one.revision not in found}
+        pairs += [PairTarget(child, one) for revision, one in found.items() if revision != child.revision]
     return pairs
 
 
@@ -215,8 +212,6 @@ def _folders(folder: Path) -> dict[float, SubjectSpec]:
 
 
 def _base_of(adapter: Path) -> str:
-    import json
-
     try:
         base = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (OSError, ValueError, KeyError):
@@ -224,8 +219,3 @@ def _base_of(adapter: Path) -> str:
             f"The adapter {adapter} does not say which model it is for: restore its adapter_config.json."
         ) from None
     return str(base)
-
-
-def trajectory_of(name: str, steps: Sequence[float], targets: Sequence[ModelTarget]) -> TrajectoryTarget:
-    """The checkpoints of a run as one target."""
-    return TrajectoryTarget(name, dict(zip(steps, targets, strict=True)))

@@ -15,7 +15,7 @@ from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.published.load import load_publication
 from geometry_bench.records.measurement import Baseline, case_key
 from geometry_bench.resources import data_root
-from geometry_bench.run.lineage import pairs_of, trajectory_of
+from geometry_bench.run.lineage import TrajectoryTarget, pairs_of
 from geometry_bench.run.pinning import Pinned
 from geometry_bench.run.request import Request, Settings
 from geometry_bench.run.targets import PanelTarget, Prompts, PublicationTarget, Target
@@ -111,7 +111,8 @@ def plan(request: Request, parents_of: Callable[[Pinned], Iterable[Baseline]] = 
     parents = list(parents_of(pinned))
     checkpoints = [same[0] for same in pinned.checkpoints()]
     runs = [
-        trajectory_of(name, tuple(steps), pinned.of(steps.values())) for name, steps in request.trajectories.items()
+        TrajectoryTarget(name, dict(zip(steps, pinned.of(steps.values()), strict=True)))
+        for name, steps in request.trajectories.items()
     ]
     targets: list[Target] = [
         *pinned.models.values(),

@@ -102,11 +102,8 @@ class Labs(Protocol):
     def kept(self, key: Hashable, make: Callable[[], L]) -> L:
         """A lab that is made once and kept under a key: the target's id, with what else decides it."""
 
-    def first(self, claim: str, target: Target) -> Measurement:
-        """The measurement of a claim's first case on another target."""
-
     def measured(self, claim: str, case: str, target: Target) -> Measurement:
-        """The measurement of a claim's case on another target."""
+        """The measurement of a claim's case on another target, of its first where none is named."""
 
 
 class Target:
@@ -349,12 +346,9 @@ class PanelTarget(Target):
         return None
 
     def open(self, labs: Labs, claim: Claim) -> Panel:
-        def read(member: ModelTarget, name: str, case: str) -> Measurement:
-            return labs.measured(name, case, member) if case else labs.first(name, member)
-
         return Panel(
             {
-                member.id: {case_key(name, case): read(member, name, case) for name, case in claim.read_cases}
+                member.id: {case_key(name, case): labs.measured(name, case, member) for name, case in claim.read_cases}
                 for member in self.members
             }
         )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from geometry_bench.claims.changes import HARMFUL, LOG_P, TOKENS, states_of
+from geometry_bench.claims.changes import ACROSS, HARMFUL, LOG_P, TOKENS, states_of
 from geometry_bench.claims.gate.contrasts import window
-from geometry_bench.claims.gate.transfer import ACROSS, READS
+from geometry_bench.claims.gate.transfer import READS
 from geometry_bench.claims.model import Case, Estimates
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.openings import likeliest, log_odds

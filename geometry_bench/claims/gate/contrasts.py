@@ -22,6 +22,7 @@ from geometry_bench.geometry.held_out import auroc_null, held_out_auroc, held_ou
 from geometry_bench.geometry.resampling import jackknife_interval
 from geometry_bench.geometry.scorers import projection_scorer
 from geometry_bench.labs.group import block_at
+from geometry_bench.labs.memo import remembered
 from geometry_bench.labs.model import Lab
 from geometry_bench.records.estimates import Curve, Estimate, Null, Packed, Sample, Units
 from geometry_bench.records.measurement import Absence, NotApplicableError
@@ -54,10 +55,7 @@ class Contrast:
     @property
     def folded(self) -> Folded:
         """The contrast in folds: of two classes where there are two, else of changes."""
-        folds = np.array(self.sample.folds)
-        if self.labels.any():
-            return Folded.of_classes(self.states, self.labels, folds)
-        return Folded.of_changes(self.states, folds)
+        return Folded.of(self.states, self.labels, np.array(self.sample.folds))
 
     def kept(self) -> dict[str, Any]:
         """What an estimate keeps for a later comparison."""
@@ -90,6 +88,12 @@ CONTRASTS: Mapping[str, Callable[[Lab], Contrast]] = {
 
 
 def refusal(lab: Lab, case: Case) -> Estimates:
+    """Held-out AUROC of the direction between harmful and harmless requests, over the whole window together."""
+    return {"corrected": refusal_estimate(lab)}
+
+
+@remembered
+def refusal_estimate(lab: Lab) -> Estimate:
     """Held-out AUROC of the direction between harmful and harmless requests, over the whole window together.
 
     Blocks enter in units of their spread, so that the direction weighs them as the displacement does.
@@ -104,7 +108,7 @@ def refusal(lab: Lab, case: Case) -> Estimates:
     chance = auroc_null(projection_scorer, together, labels, permuted, topics, splits=SPLITS, seed=SEED)
     scorers = [projection_scorer(states[:, place], labels) for place in range(len(blocks))]
     profile = [float(held_out_values(one, labels, topics, splits=SPLITS).mean()) for one in scorers]
-    estimate = Estimate.of(
+    return Estimate.of(
         held.auroc,
         held.interval,
         both.without_each(held.leave_one_out),
@@ -113,7 +117,6 @@ def refusal(lab: Lab, case: Case) -> Estimates:
         details={"in_sample": held.in_sample},
         **contrast.kept(),
     )
-    return {"corrected": estimate}
 
 
 def prompted(lab: Lab, case: Case) -> Estimates:

@@ -15,7 +15,7 @@ import numpy as np
 from geometry_bench.activations.pooling import LAST, Pooling
 from geometry_bench.claims.changes import HARMFUL, HARMLESS
 from geometry_bench.claims.criteria import Above, Within
-from geometry_bench.claims.gate.contrasts import refusal, window
+from geometry_bench.claims.gate.contrasts import refusal_estimate, window
 from geometry_bench.claims.magnitude_variance.detection import early_block, held_out_early
 from geometry_bench.claims.model import Case, Claim, Estimates
 from geometry_bench.claims.requests import SEED
@@ -43,7 +43,7 @@ SPLITS = 4
 
 def untrained_refusal(lab: Lab, case: Case) -> Estimates:
     """Held-out AUROC of ``gate.refusal`` less the mean of it over untrained twins, on the same requests."""
-    return _beyond_untrained(lab, lambda one: refusal(one, case)["corrected"])
+    return _beyond_untrained(lab, refusal_estimate)
 
 
 def untrained_early(lab: Lab, case: Case) -> Estimates:

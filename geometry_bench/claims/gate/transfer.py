@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from geometry_bench.claims.changes import HARMFUL, folded, states_of
+from geometry_bench.claims.changes import ACROSS, HARMFUL, folded, states_of
 from geometry_bench.claims.model import Case, Estimates
 from geometry_bench.geometry.displacement import Folded, displacement
 from geometry_bench.geometry.frozen import Transfer, transfer, without_each_fold
@@ -16,7 +16,6 @@ from geometry_bench.records.estimates import Estimate, Units
 from geometry_bench.records.measurement import Absence, NotApplicableError
 
 READS = "gate.refusal"
-ACROSS = ("quantisation",)
 
 KEPT: dict[str, Callable[[Transfer], float]] = {
     "auroc": lambda found: found.frozen - found.fresh,
