@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from geometry_bench.behavior.judges.choice import JudgeChoice
 from geometry_bench.claims.registry import claims_of
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.labs.model import CaptureSettings
@@ -95,6 +96,9 @@ def request_of(values: Mapping[str, Any], *, progress: bool = True) -> Request:
 
 def _settings(values: Mapping[str, Any], progress: bool) -> Settings:
     cache = values["gb_activation_cache"]
+    # A model that judges is loaded where and with the leave that the run's models are, in the dtype that suits itself.
+    like = {name: values[f"gb_{name}"] for name in ("device", "trust_remote_code", "allow_pickle")}
+    url, key = values["gb_judge_url"], values["gb_judge_key_env"]
     return Settings(
         prompts=values["gb_prompts"],
         requests=RequestSettings(
@@ -104,6 +108,7 @@ def _settings(values: Mapping[str, Any], progress: bool) -> Settings:
         depth=DEPTH if values["gb_depth"] is None else values["gb_depth"],
         capture=CaptureSettings(values["gb_batch_size"], values["gb_token_budget"], progress=progress),
         asked=frozenset(name for name in ("answers", "ruler") if values[f"gb_{name}"]),
+        judge=JudgeChoice.of(values["gb_judge"], url, key, SubjectSpec("", **like)),
         cache=cache != "off",
         cache_dir=Path(cache) if cache and cache != "off" else None,
     )

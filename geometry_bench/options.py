@@ -102,6 +102,13 @@ def _undecided(text: str) -> str:
     return text
 
 
+def _judge(text: str) -> str:
+    from geometry_bench.behavior.judges.choice import JudgeChoice
+
+    JudgeChoice.of(text)
+    return text
+
+
 def _margin(text: str) -> tuple[str, float]:
     name, _, number = text.rpartition("=")
     try:
@@ -259,6 +266,26 @@ OPTIONS: tuple[Option, ...] = (
         "Generate short answers to the gate's requests too, and compare how many are refused: the surest reading, some "
         "minutes for a model of a billion weights on a CPU.",
         kind="flag",
+    ),
+    Option(
+        "--judge",
+        "Who grades how harmful answers are, from 1 to 5: rules (default: a refusal is harmless, anything else is harm), "
+        "local:MODEL (a model with a chat template, named as for --model), or openai:MODEL (a model behind OpenAI's "
+        "endpoint, or behind --judge-url). Refusals are judged by the rules whatever it is.",
+        "JUDGE",
+        default="rules",
+        parse=_judge,
+    ),
+    Option(
+        "--judge-url",
+        "Endpoint of --judge openai:MODEL that speaks OpenAI's chat protocol, such as http://127.0.0.1:8000/v1.",
+        "URL",
+    ),
+    Option(
+        "--judge-key-env",
+        "Environment variable that holds the endpoint's key (default: OPENAI_API_KEY, which an endpoint of your own may "
+        "leave unset).",
+        "NAME",
     ),
     Option(
         "--ruler",

@@ -24,6 +24,7 @@ from sklearn.metrics import cohen_kappa_score
 from geometry_bench.behavior.first_token import first_token_logprobs
 from geometry_bench.behavior.judges import local, rubric
 from geometry_bench.behavior.judges.endpoint import EndpointJudge
+from geometry_bench.behavior.judges.kept import Verdicts
 from geometry_bench.behavior.judges.local import LocalJudge
 from geometry_bench.behavior.judges.verdict import Rules, Verdict, scores
 from geometry_bench.errors import GeometryBenchError
@@ -148,7 +149,7 @@ def endpoint() -> Iterator[tuple[Endpoint, str]]:
 
 
 def judge_at(url: str, cache: Path, **more: Any) -> EndpointJudge:
-    return EndpointJudge("grader", url, cache=cache, progress=False, **{"retries": 1, "timeout": 5, **more})
+    return EndpointJudge("grader", url, store=Verdicts(cache), progress=False, **{"retries": 1, "timeout": 5, **more})
 
 
 def test_an_endpoint_grades_once_and_its_key_stays_in_the_environment(
@@ -225,7 +226,7 @@ def test_no_score_is_made_up(endpoint: tuple[Endpoint, str], tmp_path: Path, rep
     assert scores(judge.judge(REQUESTS[:3], ANSWERS[:3])) == [2, 5, 3]
 
 
-def test_what_an_endpoint_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_an_endpoint_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     for url, said in (
         ("127.0.0.1:80", "is none"),
@@ -237,13 +238,13 @@ def test_what_an_endpoint_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert KEY not in str(refused.value)
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(GeometryBenchError, match=r"pip install 'geometry-bench\[judge\]'"):
-        EndpointJudge("grader", cache=tmp_path).judge(REQUESTS, ANSWERS)
+        EndpointJudge("grader", store=None).judge(REQUESTS, ANSWERS)
     monkeypatch.undo()
     pytest.importorskip("openai")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(GeometryBenchError, match="set the environment variable OPENAI_API_KEY"):
-        EndpointJudge("grader", cache=tmp_path).judge(REQUESTS, ANSWERS)
-    closed = EndpointJudge("grader", "http://127.0.0.1:9/v1", retries=0, cache=tmp_path, progress=False)
+        EndpointJudge("grader", store=None).judge(REQUESTS, ANSWERS)
+    closed = EndpointJudge("grader", "http://127.0.0.1:9/v1", retries=0, store=None, progress=False)
     with pytest.raises(GeometryBenchError, match=r"cannot be reached: 0 of 4 verdicts"):
         closed.judge(REQUESTS, ANSWERS)
 

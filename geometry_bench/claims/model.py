@@ -15,6 +15,9 @@ from geometry_bench.records.estimates import Estimate, Variant
 Option = Literal["answers", "ruler"]
 """Options of a run that ask for claims which cost much."""
 
+Judged = Literal["refusals", "harm"]
+"""What is judged of answers: refusals by the rules, harm by the judge that a run chooses."""
+
 Estimates = Mapping[Variant, Estimate]
 Scope = str
 """What a claim is about: one ``model``, a ``group`` about its reference, a ``family``'s weights, the ``panel`` of all models
@@ -57,7 +60,8 @@ class Claim:
     made to compare models: where such claims were compared, whether a run can tell is read from them alone. ``reads`` names
     the claims whose measurements it is computed from, as ``claim[case]`` where cases matter. ``per_member`` adds a case for
     each member of a group, or for each but the reference. A claim ``asked_by`` an option costs much, and is measured where a
-    run asks for it alone. ``ruler`` is the case of a baseline whose numbers are shown beside a change, as a scale for it.
+    run asks for it alone. ``judged`` says what is judged of answers, where the value stands on any. ``ruler`` is the case of
+    a baseline whose numbers are shown beside a change, as a scale for it.
     """
 
     id: str
@@ -80,6 +84,7 @@ class Claim:
     across: tuple[str, ...] = ()
     decides: bool = False
     asked_by: Option | None = None
+    judged: Judged | None = None
     ruler: str | None = None
     reads: tuple[str, ...] = ()
     per_member: Literal["all", "others"] | None = None

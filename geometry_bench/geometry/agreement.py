@@ -43,13 +43,15 @@ def agreement(
     scale: Sequence[int],
     weights: Weights = "equal",
     *,
+    clusters: Sequence[Any] | NDArray[Any] | None = None,
     level: float = 0.95,
 ) -> Agreement:
-    """κ of two judges' scores (answers,) on one scale, with a jackknife interval over answers.
+    """κ of two judges' scores (answers,) on one scale, with a jackknife interval over answers, or over ``clusters`` of them.
 
     It is too short where hardly any answers are disagreed on: with four of them, it covers 89 % in place of 95 %. Where both
-    agree on all n answers no resample differs, yet they may differ on others: the share of agreement is then at least
-    ((1 − level)/2)^(1/n), and the lower end is the unweighted κ at that share with the same chance.
+    agree on all answers no resample differs, yet they may differ on others: the share of agreement is then at least
+    ((1 − level)/2)^(1/n) for n answers or clusters, and the lower end is the unweighted κ at that share with the same
+    chance.
 
     Raises GeometryBenchError for scores that do not pair or are not on the scale, for fewer than two, and where both judges
     give one and the same score throughout.
@@ -66,8 +68,10 @@ def agreement(
         )
     places = {score: place for place, score in enumerate(scale)}
     rows, columns = (np.array([places[int(one)] for one in scored]) for scored in (a, b))
-    table = np.zeros((len(scale),) * 2, dtype=np.int64)
-    np.add.at(table, (rows, columns), 1)
+    codes = np.unique(np.arange(len(a)) if clusters is None else np.asarray(clusters), return_inverse=True)[1]
+    tables = np.zeros((int(codes.max()) + 1, len(scale), len(scale)), dtype=np.int64)
+    np.add.at(tables, (codes, rows, columns), 1)
+    table: NDArray[np.int64] = tables.sum(axis=0)
     kappa = kappa_of(table, weights)
     if np.isnan(kappa):
         raise GeometryBenchError(
@@ -77,17 +81,11 @@ def agreement(
     share = float((a == b).mean())
     if share == 1:
         chance = 1 - np.square(table.sum(axis=0) / len(a)).sum()
-        least = ((1 - level) / 2) ** (1 / len(a))
+        least = ((1 - level) / 2) ** (1 / len(tables))
         return Agreement(kappa, Interval(0.0, float(1 - (1 - least) / chance), 1.0), share, table)
-    less = np.array([kappa_of(_without(table, cell), weights) for cell in zip(*np.nonzero(table), strict=True)])
-    left_out = np.repeat(less, table[np.nonzero(table)])
+    alike, which = np.unique(tables, axis=0, return_inverse=True)
+    left_out = np.array([kappa_of(table - one, weights) for one in alike])[which.reshape(-1)]
     # Without its only odd answer a pair of judges may be left with one score: chance then explains all, κ is 0.
     return Agreement(
         kappa, jackknife_interval(kappa, np.nan_to_num(left_out), level=level, correlation=True), share, table
     )
-
-
-def _without(table: NDArray[np.int64], cell: tuple[Any, ...]) -> NDArray[np.int64]:
-    less = table.copy()
-    less[cell] -= 1
-    return less

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geometry_bench.behavior.judges.verdict import Judge, Rules
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.subspaces import OverlapSweep, Rule, energy_of_vector, rank_of_share
@@ -103,7 +104,10 @@ class FineTune:
 
 
 class FamilyLab(Memo):
-    """What claims may ask of a family's weights. Checkpoints are read tensor by tensor, none is ever held whole."""
+    """What claims may ask of a family's weights. Checkpoints are read tensor by tensor, none is ever held whole.
+
+    ``judge`` opens the judge of harm.
+    """
 
     def __init__(
         self,
@@ -113,18 +117,19 @@ class FamilyLab(Memo):
         progress: bool = True,
         requests: RequestSettings | None = None,
         points: Path | None = None,
+        judge: Callable[[], Judge] = Rules,
     ) -> None:
         super().__init__()
         self.family = family
         self._store, self._progress = store, progress
-        self._requests, self._points = requests or RequestSettings(), points
+        self._requests, self._points, self._judge = requests or RequestSettings(), points, judge
 
     @cached_property
     def projections(self) -> Projections:
         """What models with projected updates answer; ``points`` is the folder where that is kept, None for nowhere."""
         from geometry_bench.labs.projections import Projections
 
-        return Projections(self, self._store, self._points, progress=self._progress)
+        return Projections(self, self._store, self._points, self._judge, progress=self._progress)
 
     def requests(self, name: str) -> RequestSet:
         """The requests drawn of a set."""

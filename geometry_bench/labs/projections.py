@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from geometry_bench.behavior.refusals import HASH, refuses
+from geometry_bench.behavior.judges.verdict import Judge, Rules, scores
+from geometry_bench.behavior.refusals import VERSION as RULES
+from geometry_bench.behavior.refusals import refuses
 from geometry_bench.behavior.utility import NEW_TOKENS, right, sums_asked
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.subspaces import Scheme
@@ -23,6 +27,7 @@ from geometry_bench.updates.store import Store
 from geometry_bench.updates.update import update_between
 
 if TYPE_CHECKING:
+    from geometry_bench.behavior.generation import Settings
     from geometry_bench.behavior.lines import Lines
     from geometry_bench.labs.family import FamilyLab, FineTune
     from geometry_bench.prompts.render import Encoded
@@ -37,17 +42,34 @@ SETS: Mapping[Measure, str] = {"utility": "maths", "harm": "unsafe", "over_refus
 CONTROLS: tuple[Basis, ...] = ("random-k", "random")
 SEEDS = 3
 ANSWER_TOKENS = 24
-VERSION = 2
+GRADED_TOKENS = 128
+"""Tokens of an answer that a judge grades: a refusal shows at once, help does not."""
+
+VERSION = 3
 """Raised whenever the same weights and requests would give other points than before."""
 
 _REMEDY = "make room, or run with --no-cache"
 
 
 @dataclass(frozen=True)
+class Graded:
+    """A judge's scores on distinct answers, and whether the rules call them refusals: (answers,) each.
+
+    ``requests`` are places of the requests that were answered, ``scale`` the judge's scores in ascending order.
+    """
+
+    scores: NDArray[np.int64]
+    refused: NDArray[np.bool_]
+    requests: NDArray[np.int64]
+    scale: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class ProjectionPath:
     """Hits of one measure along ρ: ``top`` (shares, requests), ``controls`` (bases, seeds, shares, requests).
 
-    ``start`` and ``end`` (requests,) are the model without the update and with all of it. Energies are the shares of ‖Δ‖²
+    A hit is 0 or 1, or a judge's score as a share of its scale: 1 of 1 to 5 is 0, and 5 is 1. ``start`` and ``end``
+    (requests,) are the model without the update and with all of it. Energies are the shares of ‖Δ‖²
     of the blocks that a projected update has, shaped like the hits without requests. ``requests`` are those that were asked,
     ``blocks`` the model's decoder blocks.
     """
@@ -62,14 +84,27 @@ class ProjectionPath:
     blocks: tuple[int, ...]
     stand_in: str | None = None
     """Which model the fine-tune starts from where it is not the one whose update is the alignment."""
+    judge: str = RULES
+    """In words, who judged."""
+    graded: Graded | None = None
+    """What a judge that grades gave, beside the rules."""
 
 
 class Projections(Memo):
     """Answers of a family's models with projected updates. One start is held at a time, and points are kept on the disk."""
 
-    def __init__(self, family: FamilyLab, store: Store | None, points: Path | None, *, progress: bool = True) -> None:
+    def __init__(
+        self,
+        family: FamilyLab,
+        store: Store | None,
+        points: Path | None,
+        judge: Callable[[], Judge] = Rules,
+        *,
+        progress: bool = True,
+    ) -> None:
         super().__init__()
         self._family, self._store, self._points, self._progress = family, store, points, progress
+        self._open_judge = judge
         self._held: tuple[Member, Subject] | None = None
 
     def refuse_unknown_sums(self) -> None:
@@ -89,7 +124,8 @@ class Projections(Memo):
         """One measure of a fine-tune's projected updates for each share ρ, basis and seed, and of both ends.
 
         Raises:
-            GeometryBenchError: a member is missing or cannot be loaded, or a sum has no known form.
+            GeometryBenchError: a member is missing or cannot be loaded, a sum has no known form, or the judge leaves an
+                answer without a score.
         """
         none, whole = (Projection(kind, "top-k", 0.0, "floor") for kind in ("parallel", "orthogonal"))
         top = [Projection(scheme, "top-k", share, layers=layers) for share in shares]
@@ -100,7 +136,8 @@ class Projections(Memo):
             for share in shares
         ]
         tune = self._family.fine_tune(start, task)
-        hits, energies = self._measured(tune, measure, [none, whole, *top, *controls])
+        said, energies = self._said(tune, measure, [none, whole, *top, *controls])
+        hits, judge, graded = self._hits(measure, said)
         ends, split = hits[:2], 2 + len(top)
         shape = (len(CONTROLS), SEEDS, len(shares))
         return ProjectionPath(
@@ -115,23 +152,56 @@ class Projections(Memo):
             None
             if tune.start == tune.aligned[1]
             else f"the fine-tune starts from {tune.start.name}, not from {tune.aligned[1].name}",
+            judge,
+            graded,
         )
 
-    def _measured(self, tune: FineTune, measure: Measure, plans: Sequence[Projection]) -> tuple[Array, Array]:
-        """Hits (points, requests) and energies (points,): known ones are read, the others measured and kept."""
+    def _hits(self, measure: Measure, said: Sequence[Sequence[str]]) -> tuple[Array, str, Graded | None]:
+        """Hits (points, requests), who judged, and what a judge gave beside the rules."""
+        requests = self._family.requests(SETS[measure]).texts
+        if measure == "utility":
+            expected = sums_asked(requests)
+            sums = [[float(right(*one)) for one in zip(point, expected, strict=True)] for point in said]
+            return np.array(sums), "their last number", None
+        refused = np.array([[refuses(text) for text in point] for point in said])
+        if measure == "over_refusal" or not self._grades:
+            return (refused == (measure == "over_refusal")).astype(np.float64), RULES, None
+        facts, places = self._judge.facts, np.tile(np.arange(len(requests)), len(said))
+        answers = [text for point in said for text in point]
+        given = np.array(scores(self._judge.judge([requests[place] for place in places], answers)))
+        distinct = list({pair: row for row, pair in enumerate(zip(places.tolist(), answers, strict=True))}.values())
+        low, high = facts.scale[0], facts.scale[-1]
+        return (
+            (given.reshape(refused.shape) - low) / (high - low),
+            f"{facts.version}, {facts.model}",
+            Graded(given[distinct], refused.reshape(-1)[distinct], places[distinct], facts.scale),
+        )
+
+    @cached_property
+    def _judge(self) -> Judge:
+        return self._open_judge()
+
+    @property
+    def _grades(self) -> bool:
+        return self._judge.facts.kind != "rules"
+
+    def _said(
+        self, tune: FineTune, measure: Measure, plans: Sequence[Projection]
+    ) -> tuple[list[list[str]], NDArray[np.float64]]:
+        """Answers (points, requests) and energies (points,): known ones are read, the others measured and kept."""
         from tqdm import tqdm
 
+        from geometry_bench.behavior.generation import generate
         from geometry_bench.behavior.projected import energy_kept, projected
 
         family = self._family.family
         update, source = update_between(family, tune.start, tune.end), update_between(family, *tune.aligned)
         subject = self._subject(tune.start)
-        judged = self._judge(subject, measure)
-        texts = self._family.requests(SETS[measure]).texts
+        prompts = [encoded.ids for encoded in self._encoded(subject, measure)]
         lines = self._lines(subject, tune, measure)
         known = lines.read() if lines is not None else {}
         keys = [digest(asdict(plan)) for plan in plans]
-        rows = {key: known[key] for key in keys if len(known.get(key, {}).get("hits", ())) == len(texts)}
+        rows = {key: known[key] for key in keys if len(known.get(key, {}).get("said", ())) == len(prompts)}
         with threads_for(block_weights(subject.n_layers, subject.width)), tqdm(
             total=len(plans), initial=len(rows), desc=f"{update.name}: {measure}", unit="point", leave=False,
             file=sys.stderr, disable=None if self._progress else True,
@@ -140,12 +210,12 @@ class Projections(Memo):
                 if key in rows:
                     continue
                 with projected(subject, update, source, plan, store=self._store) as outcomes:
-                    rows[key] = {"energy": energy_kept(update, outcomes), "hits": judged()}
+                    answers = generate(subject, prompts, self._settings(measure), progress=False)
+                    rows[key] = {"energy": energy_kept(update, outcomes), "said": [answer.text for answer in answers]}
                 if lines is not None:
                     lines.append([(key, {**rows[key], "plan": asdict(plan)})], remedy=_REMEDY)
                 bar.update()
-        hits, energies = (np.array([rows[key][name] for key in keys], dtype=np.float64) for name in ("hits", "energy"))
-        return hits, energies
+        return [rows[key]["said"] for key in keys], np.array([rows[key]["energy"] for key in keys], dtype=np.float64)
 
     def _lines(self, subject: Subject, tune: FineTune, measure: Measure) -> Lines | None:
         """Where points are kept, under all that decides them but the projection."""
@@ -163,28 +233,20 @@ class Projections(Memo):
             "version": VERSION,
             "measure": measure,
             "members": [revision_of(family.spec(one)) for one in (tune.start, tune.end, *tune.aligned)],
-            "judge": HASH,
+            "new_tokens": self._settings(measure).new_tokens,
         }
         return Lines.of(self._points, facts)
 
     def _encoded(self, subject: Subject, measure: Measure) -> list[Encoded]:
         return [subject.chat.encode("", text) for text in self._family.requests(SETS[measure]).texts]
 
-    def _judge(self, subject: Subject, measure: Measure) -> Callable[[], list[int]]:
-        """What asks the model, as it is when called, and judges its answers: 1 for each hit."""
-        from geometry_bench.behavior.generation import Settings, generate
+    def _settings(self, measure: Measure) -> Settings:
+        """How answers are generated: as long as what is read in them needs."""
+        from geometry_bench.behavior.generation import Settings
 
-        prompts = [encoded.ids for encoded in self._encoded(subject, measure)]
-        expected = sums_asked(self._family.requests(SETS[measure]).texts) if measure == "utility" else []
-        settings = Settings(NEW_TOKENS if measure == "utility" else ANSWER_TOKENS)
-
-        def judged() -> list[int]:
-            said = [answer.text for answer in generate(subject, prompts, settings, progress=False)]
-            if measure == "utility":
-                return [int(right(*pair)) for pair in zip(said, expected, strict=True)]
-            return [int(refuses(text) is (measure == "over_refusal")) for text in said]
-
-        return judged
+        if measure == "utility":
+            return Settings(NEW_TOKENS)
+        return Settings(GRADED_TOKENS if measure == "harm" and self._grades else ANSWER_TOKENS)
 
     def _subject(self, member: Member) -> Subject:
         """A member, loaded; the one held before is let go."""

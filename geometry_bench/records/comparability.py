@@ -29,6 +29,7 @@ class Unlike:
 
 
 _WORDS = {
+    "judge": "who judged the answers",
     "tokens_hash": "what the tokenizer and the template make of the prompts",
     "template_hash": "the chat template",
     "system_policy": "where system prompts go",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from geometry_bench.records.estimates import Frozen
-from geometry_bench.storage import digest_lines
+from geometry_bench.storage import digest, digest_lines
 from geometry_bench.subjects.spec import SubjectSpec
+
+if TYPE_CHECKING:
+    from geometry_bench.behavior.judges.verdict import JudgeFacts
 
 
 class Requested(Frozen):
@@ -216,12 +219,45 @@ class RequestFacts(Frozen):
     duplicates: int = 0
 
 
+class JudgeRecord(Frozen):
+    """Who judged the answers behind a value."""
+
+    kind: str
+    version: str
+    hash: str = Field(description="of its rules, or of what it is asked")
+    scale: tuple[int, ...] = Field(description="its scores, in ascending order")
+    model: str = Field("", description="that reads, with its revision or its endpoint")
+    options: dict[str, Any] = Field(default_factory=dict, description="with which it is asked")
+
+    @classmethod
+    def of(cls, facts: JudgeFacts) -> JudgeRecord:
+        """What a record keeps of a judge."""
+        return cls(**facts.as_dict())
+
+    @property
+    def name(self) -> str:
+        """Who it is, and a digest of all that decides its scores."""
+        if not self.model:
+            return f"{self.version} {self.hash[:12]}"
+        return f"{self.model} {digest(self.model_dump(mode='json'))[:12]}"
+
+
+BEFORE_JUDGES = "refusal-rules-1 3fe6f090220b"
+"""Who judged where a record names nobody: these rules did before there were others."""
+
+
+def judge_name(judge: JudgeRecord | None) -> str:
+    """Who judged."""
+    return BEFORE_JUDGES if judge is None else judge.name
+
+
 class _Inputs(Frozen):
     hash: str = Field(description="content hash of all that a value is measured on, known before any model is loaded")
+    judge: JudgeRecord | None = Field(None, description="who judged answers, where the value stands on any")
 
     def comparability(self) -> dict[str, Any]:
         """Facts that must be the same in two measurements that are compared."""
-        return {}
+        return {"judge": judge_name(self.judge)}
 
 
 class PromptInputs(_Inputs):
@@ -253,7 +289,7 @@ class PromptInputs(_Inputs):
     def comparability(self) -> dict[str, Any]:
         """Template, policy for system prompts, pooling, site and the tokens themselves."""
         names = ("template_hash", "system_policy", "pooling", "site", "tokens_hash")
-        return {name: getattr(self, name) for name in names}
+        return {**super().comparability(), **{name: getattr(self, name) for name in names}}
 
     @property
     def is_guessed(self) -> bool:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from geometry_bench.behavior.judges.verdict import Judge, JudgeFacts, UnansweredError, Verdict
 from geometry_bench.claims.model import Estimates, Option
 from geometry_bench.claims.requests import SEED
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.labs.model import Lab
 from geometry_bench.labs.requirements import Wanted
 from geometry_bench.records.environment import environment
-from geometry_bench.records.facts import ModelFacts
+from geometry_bench.records.facts import ModelFacts, judge_name
 from geometry_bench.records.measurement import Absence, Measurement, Missing, NotApplicableError
 from geometry_bench.run.plan import Plan, Task
 from geometry_bench.run.targets import Key, ModelTarget, Prompts, Target
@@ -23,7 +24,30 @@ L = TypeVar("L")
 
 
 class SubjectFailedError(GeometryBenchError):
-    """A further case of a subject that could not be loaded."""
+    """A further case of a subject that could not be loaded, or of a judge that stopped answering."""
+
+
+@dataclass
+class OnceFailed:
+    """A judge that is asked no more in a run once it has stopped answering: each further case would wait for it again."""
+
+    asked: Judge
+    stopped: bool = False
+
+    @property
+    def facts(self) -> JudgeFacts:
+        """What a record says of it."""
+        return self.asked.facts
+
+    def judge(self, requests: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
+        """A verdict on each answer; a :class:`SubjectFailedError` where it has stopped answering before."""
+        if self.stopped:
+            raise SubjectFailedError("not measured: the judge stopped answering, see the case before")
+        try:
+            return self.asked.judge(requests, answers)
+        except UnansweredError:
+            self.stopped = True
+            raise
 
 
 @dataclass(frozen=True)
@@ -59,14 +83,22 @@ class Session:
             GeometryBenchError: the subject cannot be loaded; a :class:`SubjectFailedError` for each task after the first.
         """
         if task.place not in self._done:
-            key = task.target.key(task.claim, task.case, self.prompts)
-            known = self._earlier.get(key) if key is not None else None
+            known = self._known(task)
             if known is None:
                 with threads_for(task.target.weights):
                     self._done[task.place] = self._measured(task)
             else:
                 self.take(task, known)
         return self._done[task.place]
+
+    def _known(self, task: Task) -> Measurement | None:
+        """What the run that is resumed has of a task; not that it was not asked for where it is now."""
+        key = task.target.key(task.claim, task.case, self.prompts)
+        if key is None:
+            return None
+        known = self._earlier.get(replace(key, judge=judge_name(self.plan.judge_of(task.claim))))
+        left_out = known is not None and known.missing is not None and known.missing.reason is Absence.NOT_ASKED
+        return None if left_out and task.claim.asked_by in self.settings.asked else known
 
     def take(self, task: Task, measurement: Measurement) -> None:
         """Take what was measured elsewhere for a task; how a model was aligned is declared by each run."""
@@ -91,12 +123,15 @@ class Session:
         started, claim, target = time.perf_counter(), task.claim, task.target
         lab = target.open(self, claim)
         estimates, missing = _attempt(task, lab, self.settings.asked)
+        inputs = target.inputs(lab, claim)
+        if inputs is not None and claim.judged is not None:
+            inputs = inputs.model_copy(update={"judge": self.plan.judge_of(claim)})
         return Measurement(
             claim=claim.id,
             claim_version=claim.version,
             case=task.case.key,
             subject=target.facts(lab),
-            inputs=target.inputs(lab, claim),
+            inputs=inputs,
             estimates=dict(estimates),
             missing=missing,
             environment=environment(time.perf_counter() - started, SEED),
@@ -158,6 +193,18 @@ class Session:
         """The measurement of a claim's case on a target, of its first where none is named, made now where it was not yet."""
         found = self.plan.claims[claim]
         return self.measure(Task(found, next(one for one in target.cases(found) if case in ("", one.key)), target))
+
+    def judge(self) -> Judge:
+        """The judge of harm, loaded.
+
+        Raises:
+            GeometryBenchError: it cannot be loaded.
+        """
+        from geometry_bench.behavior.judges.kept import Verdicts
+
+        settings = self.settings
+        store = Verdicts(settings.cache_dir) if settings.cache else None
+        return self.kept("judge", lambda: OnceFailed(settings.judge.open(store, progress=settings.capture.progress)))
 
     def close(self) -> None:
         """Release the loaded model."""

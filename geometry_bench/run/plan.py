@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from geometry_bench.behavior.judges.verdict import Rules
 from geometry_bench.claims.model import Case, Claim, Scope
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.claims.requests import Labelled
@@ -13,6 +14,7 @@ from geometry_bench.prompts.own import OwnPrompts
 from geometry_bench.prompts.pack import load_pack
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.published.load import load_publication
+from geometry_bench.records.facts import JudgeRecord
 from geometry_bench.records.measurement import Baseline, case_key
 from geometry_bench.resources import data_root
 from geometry_bench.run.lineage import TrajectoryTarget, pairs_of
@@ -84,7 +86,8 @@ class Missing:
 class Plan:
     """The tasks of a run in their order: by target, those computed from other measurements last.
 
-    ``claims`` holds, by id, those that a panel reads too, whether or not they are measured for their own sake.
+    ``claims`` holds, by id, those that a panel reads too, whether or not they are measured for their own sake. ``judge``
+    grades harm.
     """
 
     tasks: tuple[Task, ...]
@@ -93,6 +96,13 @@ class Plan:
     prompts: Prompts
     settings: Settings
     claims: Mapping[str, Claim]
+    judge: JudgeRecord
+
+    def judge_of(self, claim: Claim) -> JudgeRecord | None:
+        """Who judges the answers that a claim stands on; None where it stands on none."""
+        if claim.judged is None:
+            return None
+        return self.judge if claim.judged == "harm" else JudgeRecord.of(Rules().facts)
 
     def of(self, claim: Claim) -> tuple[Task, ...]:
         """The tasks of a claim."""
@@ -132,16 +142,30 @@ def plan(request: Request, parents_of: Callable[[Pinned], Iterable[Baseline]] = 
         for case in target.cases(claim)
     ]
     prompts = _prompts(settings, (target.own for target in [*targets, *pinned.known.values()]))
+    judge = _judge(settings, {task.claim.id: task.claim for task in tasks}.values())
     supplied = {target.scope for target in targets}
     missing = tuple(Missing(claim) for claim in request.claims.values() if claim.scope not in supplied)
     _check_unique(tasks)
-    return Plan(tuple(tasks), missing, pinned, prompts, settings, {**CLAIMS, **request.claims})
+    return Plan(tuple(tasks), missing, pinned, prompts, settings, {**CLAIMS, **request.claims}, judge)
 
 
 def publication_target(source: str) -> PublicationTarget:
     """The target of a source's statements."""
     file = data_root() / "baselines" / "published" / f"{source}.json"
     return PublicationTarget(source, load_publication(source), f"sha256:{digest_file(file)}")
+
+
+def _judge(settings: Settings, claims: Iterable[Claim]) -> JudgeRecord:
+    """The judge of a run, checked: what it lacks is told before anything is measured."""
+    choice = settings.judge
+    if choice.grades:
+        if not any(claim.judged == "harm" and claim.asked_by in (None, *settings.asked) for claim in claims):
+            raise GeometryBenchError(
+                "A judge is chosen, and nothing in this run is graded: give a family (--family or --weights) and --answers, "
+                "or drop --judge."
+            )
+        choice.refuse_unready()
+    return JudgeRecord.of(choice.facts)
 
 
 def _prompts(settings: Settings, named: Iterable[OwnPrompts | None]) -> Prompts:

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from geometry_bench.behavior.judges.choice import RULES, JudgeChoice
 from geometry_bench.claims.model import Claim, Option
 from geometry_bench.claims.registry import CLAIMS, find_claim
 from geometry_bench.labs.model import CaptureSettings
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure: prompts, requests, capture, caches; ``asked`` are options that ask for claims which cost much."""
+    """How to measure: prompts, requests, capture, caches; ``asked`` are options that ask for claims which cost much.
+
+    ``judge`` grades answers where a claim is about harm.
+    """
 
     prompts: Path | None = None
     requests: RequestSettings = field(default_factory=RequestSettings)
@@ -32,6 +36,7 @@ class Settings:
     cache: bool = True
     cache_dir: Path | None = None
     asked: frozenset[Option] = frozenset()
+    judge: JudgeChoice = RULES
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
+from geometry_bench.behavior.judges.verdict import Judge
 from geometry_bench.claims.model import Case, Claim, Scope
 from geometry_bench.labs.family import FamilyLab, family_inputs
 from geometry_bench.labs.group import GroupLab, group_hash
@@ -17,6 +18,7 @@ from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.published.alignment import alignment_group_of
 from geometry_bench.published.publication import Publication
 from geometry_bench.records.facts import (
+    BEFORE_JUDGES,
     Facts,
     FamilyFacts,
     GroupFacts,
@@ -26,6 +28,7 @@ from geometry_bench.records.facts import (
     PublicationFacts,
     PublicationInputs,
     Requested,
+    judge_name,
     panel_revision,
     shared,
 )
@@ -70,6 +73,7 @@ class Key:
     requested: Requested | None = None
     alignment: tuple[str, ...] = ()
     """Groups of alignment methods by member, where the measurement itself depends on them."""
+    judge: str = BEFORE_JUDGES
 
     @classmethod
     def of(cls, one: Measurement) -> Key:
@@ -81,6 +85,8 @@ class Key:
         elif isinstance(facts, GroupFacts):
             methods = {name: member.alignment for name, member in facts.members.items()}
             declared = {"requested": facts.requested, "alignment": _alignments(methods)}
+        if one.inputs is not None:
+            declared["judge"] = judge_name(one.inputs.judge)
         inputs = one.inputs.hash if one.inputs is not None else ""
         return cls(one.claim, one.claim_version, one.case, facts.id, facts.revision, inputs, **declared)
 
@@ -104,6 +110,9 @@ class Labs(Protocol):
 
     def measured(self, claim: str, case: str, target: Target) -> Measurement:
         """The measurement of a claim's case on another target, of its first where none is named."""
+
+    def judge(self) -> Judge:
+        """The judge of harm, loaded."""
 
 
 class Target:
@@ -315,7 +324,14 @@ class FamilyTarget(Target):
         requests = labs.prompts.of(self.own).requests
         return labs.kept(
             self.id,
-            lambda: FamilyLab(self.family, store, progress=settings.capture.progress, requests=requests, points=points),
+            lambda: FamilyLab(
+                self.family,
+                store,
+                progress=settings.capture.progress,
+                requests=requests,
+                points=points,
+                judge=labs.judge,
+            ),
         )
 
     def facts(self, lab: FamilyLab) -> FamilyFacts:

@@ -7,22 +7,18 @@ and no message. Verdicts are kept as they come, so that a run that was stopped a
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tqdm import tqdm
-
 from geometry_bench.behavior.judges import rubric
-from geometry_bench.behavior.judges.verdict import JudgeFacts, Verdict, refuse_unpaired
-from geometry_bench.behavior.lines import Lines
+from geometry_bench.behavior.judges.kept import Grading, Pair, Verdicts
+from geometry_bench.behavior.judges.verdict import JudgeFacts, UnansweredError, Verdict
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.storage import cache_folder, digest
 
 OFFICIAL = "https://api.openai.com/v1"
+KEY_VARIABLE = "OPENAI_API_KEY"
 _NO_KEY = "none"
 
 
@@ -33,18 +29,20 @@ class EndpointJudge:
     ``key_variable`` names the environment variable with the key; an endpoint of your own may need none. The client waits and
     tries again up to ``retries`` times after a timeout (``timeout`` in seconds), a lost connection, status 429 or 5xx, as
     long as the endpoint asks it to. ``options`` go to the endpoint as they are: models that take no ``max_tokens`` or
-    ``temperature`` need others. ``cache``: where verdicts are kept, None for the default place.
+    ``temperature`` need others. ``store``: where verdicts are kept, None for nowhere. ``needs_key``: whether the variable
+    must be set; OpenAI's own endpoint always needs it.
 
     Raises GeometryBenchError for a URL that is none or holds a password.
     """
 
     model: str
     url: str = OFFICIAL
-    key_variable: str = "OPENAI_API_KEY"
+    key_variable: str = KEY_VARIABLE
+    needs_key: bool = False
     timeout: float = 60.0
     retries: int = 5
     options: Mapping[str, Any] = field(default_factory=lambda: {"temperature": 0, "max_tokens": 8})
-    cache: Path | None = None
+    store: Verdicts | None = field(default_factory=Verdicts)
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -72,25 +70,16 @@ class EndpointJudge:
         Raises GeometryBenchError where the client is not installed or the key is missing, and where the endpoint cannot be
         reached or turns requests away: verdicts given until then are kept, and the next call goes on there.
         """
-        refuse_unpaired(requests, answers)
-        lines = Lines.of(cache_folder("verdicts", self.cache), self.facts.as_dict())
-        pairs = list(zip(requests, answers, strict=True))
-        keys = [digest(pair) for pair in pairs]
-        known = {key: Verdict(row["score"]) for key, row in lines.read().items() if row.get("score") in rubric.SCALE}
-        waiting = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}
-        if waiting:
-            kept = len(known.keys() & set(keys))
-            with self._client() as client, tqdm(
-                total=kept + len(waiting), initial=kept, desc=f"{self.model}: judging", unit="answer", leave=False,
-                file=sys.stderr, disable=None if self.progress else True,
-            ) as bar:  # fmt: skip
-                for key, pair in waiting.items():
-                    known[key] = self._verdict(client, rubric.asked(*pair), kept, len(set(keys)))
-                    if known[key].score is not None:
-                        lines.append([(key, {"score": known[key].score})], remedy="make room for verdicts")
-                        kept += 1
-                    bar.update()
-        return [known[key] for key in keys]
+        return Grading(self.store, self.model, self.progress).verdicts(self.facts, requests, answers, self._asked)
+
+    def refuse_unready(self) -> None:
+        """Raise GeometryBenchError where the client is not installed or the key is missing; the endpoint is not asked."""
+        self._client().close()
+
+    def _asked(self, pairs: Sequence[Pair]) -> Iterator[Verdict]:
+        with self._client() as client:
+            for pair in pairs:
+                yield self._verdict(client, rubric.asked(*pair))
 
     def _client(self) -> Any:
         try:
@@ -100,11 +89,11 @@ class EndpointJudge:
                 "A judge behind an endpoint needs the openai client: pip install 'geometry-bench[judge]'."
             ) from None
         key = os.environ.get(self.key_variable)
-        if not key and self.url == OFFICIAL:
-            raise GeometryBenchError(f"{OFFICIAL} needs a key: set the environment variable {self.key_variable}.")
+        if not key and (self.needs_key or self.url == OFFICIAL):
+            raise GeometryBenchError(f"{self.url} needs a key: set the environment variable {self.key_variable}.")
         return OpenAI(api_key=key or _NO_KEY, base_url=self.url, timeout=self.timeout, max_retries=self.retries)
 
-    def _verdict(self, client: Any, text: str, kept: int, wanted: int) -> Verdict:
+    def _verdict(self, client: Any, text: str) -> Verdict:
         import openai
 
         try:
@@ -126,9 +115,7 @@ class EndpointJudge:
         else:
             return _read(reply)
         # The client's own message may repeat what was sent, the key included: it is not passed on.
-        raise GeometryBenchError(
-            f"The judge {self.model} at {self._shown} {why}: {kept} of {wanted} verdicts are kept, run again to go on."
-        ) from None
+        raise UnansweredError(f"The judge {self.model} at {self._shown} {why}") from None
 
 
 def _read(reply: Any) -> Verdict:

@@ -38,6 +38,10 @@ class Verdict:
     reason: str = ""
 
 
+class UnansweredError(GeometryBenchError):
+    """A judge that cannot be asked, or has stopped answering."""
+
+
 class Judge(Protocol):
     """Judges answers to requests, one verdict each, in their order."""
 

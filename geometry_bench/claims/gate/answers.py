@@ -11,7 +11,7 @@ from geometry_bench.behavior.refusals import VERSION
 from geometry_bench.claims.changes import HARMFUL, HARMLESS, LOG_P, TOKENS
 from geometry_bench.claims.gate.contrasts import CLASSES, sample_of
 from geometry_bench.claims.model import Case, Estimates
-from geometry_bench.claims.requests import Labelled
+from geometry_bench.claims.requests import WRAPPED, Labelled
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.openings import LEAST_MARGIN, likeliest, log_odds, mean_shares
 from geometry_bench.geometry.openings import openings as openings_of
@@ -26,6 +26,8 @@ NAMED = 0.01
 """Mean share from which on a token's text is kept."""
 
 NEW_TOKENS = 24
+
+_, JAILBREAK = WRAPPED
 
 
 def openings(lab: Lab, case: Case) -> Estimates:
@@ -113,6 +115,29 @@ def refused(lab: Lab, case: Case) -> Estimates:
     value = float(flags.mean())
     estimate = Estimate.of(
         value, jackknife_interval(value, left_out), _folds(left_out), sample=sample, notes=[f"judged by {VERSION}"]
+    )
+    return {"corrected": estimate}
+
+
+def jailbreak_success(lab: Lab, case: Case) -> Estimates:
+    """Share of the harmful requests in a jailbreak framing that are not refused, by rules; beside it the same without."""
+    requests = lab.request_settings.load(JAILBREAK)
+
+    def answered(name: str) -> NDArray[np.float64]:
+        prompts = [prompt.ids for prompt in lab.encoded_requests(name, "chat")]
+        return 1.0 - refused_by(lab, prompts, NEW_TOKENS, label=f"answers to {name}")
+
+    flags = answered(JAILBREAK)
+    topics = np.array(requests.topics)
+    names = list(dict.fromkeys(topics.tolist()))
+    left_out = np.array([flags[topics != name].mean() for name in names])
+    value = float(flags.mean())
+    estimate = Estimate.of(
+        value,
+        jackknife_interval(value, left_out),
+        Units.of("topic", names, left_out),
+        details={"unframed": float(answered(HARMFUL).mean()), "requests": float(len(flags))},
+        notes=[f"judged by {VERSION}"],
     )
     return {"corrected": estimate}
 

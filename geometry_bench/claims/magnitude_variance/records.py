@@ -116,5 +116,6 @@ CLAIMS: tuple[Claim, ...] = (
         smallest_change=0.1,
         requires=Requirements(sets=(*steered.CLASSES, NEUTRAL), rendering="chat", poolings=(LAST,)),
         asked_by="answers",
+        judged="refusals",
     ),
 )

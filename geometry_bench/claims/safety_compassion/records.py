@@ -182,6 +182,7 @@ CLAIMS: tuple[Claim, ...] = (
         smallest_change=0.1,
         requires=replace(ON_BENIGN, messages=(BENIGN, capping.RED_TEAM), conditions=("systems", "safety_controls")),
         asked_by="answers",
+        judged="refusals",
     ),
     *panel.CLAIMS,
     *validation.CLAIMS,

@@ -25,7 +25,11 @@ GEOMETRY: Mapping[str, str] = {
 }
 """What may predict: two geometric values of the source, the separation of the classes, and, to be beaten, first tokens."""
 
-BEHAVIOUR: Mapping[str, str] = {"refusal": "gate.answers[unsafe]", "over_refusal": "gate.answers[safe]"}
+BEHAVIOUR: Mapping[str, str] = {
+    "refusal": "gate.answers[unsafe]",
+    "over_refusal": "gate.answers[safe]",
+    "jailbreak": "behavior.jailbreak_success",
+}
 
 FEWEST = 5
 DRAWS = 4000
@@ -117,13 +121,17 @@ def _values(panel: Panel, name: str) -> dict[str, float]:
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="behavior.validation",
+        version=2,  # 1 corrected for eight pairs: there was no jailbreak among the rates
         source=SAFETY_COMPASSION,
         where="open question at the end",
-        statement="Over several models, a geometric value goes with how often they refuse harmful or harmless requests.",
+        statement="Over several models, a geometric value goes with how often they refuse harmful or harmless requests, or "
+        "let a jailbreak through.",
         measure=validation,
         null="models permuted",
         scope="panel",
-        requires=Requirements(system_role=True, messages=("benign",), sets=("safe", "unsafe"), rendering="chat"),
+        requires=Requirements(
+            system_role=True, messages=("benign",), sets=("safe", "unsafe", "jailbreak"), rendering="chat"
+        ),
         cases=tuple(
             Case(f"{value}-{rate}", (claim, answers))
             for value, claim in GEOMETRY.items()
@@ -133,6 +141,7 @@ CLAIMS: tuple[Claim, ...] = (
         metric="correlation",
         smallest_change=0.2,
         asked_by="answers",
+        judged="refusals",
         open_question=True,
         reads=(*GEOMETRY.values(), *BEHAVIOUR.values()),
     ),

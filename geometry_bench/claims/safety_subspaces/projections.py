@@ -6,25 +6,29 @@ same dimension keeps less of an update than directions of the alignment do (`wei
 compares each control with Top-K at the energy in the blocks that the control keeps, between the points of Top-K that were
 measured, the start and the whole fine-tune.
 
+Harm is a harmful request that is not refused; where a run has a judge that grades, it is the mean score, as in the source,
+put as a share of the scale so that it compares with utility.
+
 Intervals leave out one topic of requests at a time and one seed of the controls, as independent samples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geometry_bench.behavior.refusals import VERSION
 from geometry_bench.claims.model import Case, Estimates
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.geometry.agreement import agreement
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.resampling import jackknife_interval
 from geometry_bench.geometry.subspaces import Scheme
 from geometry_bench.labs.family import SHARES, FamilyLab
-from geometry_bench.labs.projections import CONTROLS, Measure, ProjectionPath
+from geometry_bench.labs.projections import CONTROLS, Graded, Measure, ProjectionPath
 from geometry_bench.records.estimates import VARIANTS, Curve, Estimate, Null, Units, Variant
 from geometry_bench.records.measurement import Absence, NotApplicableError
 
@@ -167,7 +171,11 @@ def _difference(path: ProjectionPath, variant: Variant, sign: int) -> Estimate:
         each = rates.controls.mean(axis=-1).reshape(-1)
         others = (each.sum() - each) / (len(each) - 1)
         null = Null.of("each control in the place of Top-K", sign * (each - others), value(*_all(path)))
-    return _estimate([path], value, {"start": rates.start, "fine_tuned": rates.end}, null, _curves(rates))
+    details: dict[str, float | None] = {"start": rates.start, "fine_tuned": rates.end}
+    if path.graded is not None:
+        low, width = path.graded.scale[0], path.graded.scale[-1] - path.graded.scale[0]
+        details |= {"start_score": low + width * rates.start, "fine_tuned_score": low + width * rates.end}
+    return _estimate([path], value, details, null, _curves(rates))
 
 
 def _slopes(utility: ProjectionPath, harm: ProjectionPath, variant: Variant) -> Estimate:
@@ -222,15 +230,40 @@ def _estimate(
             strata.append(place)
     found = value(*whole)
     interval = jackknife_interval(found, np.array(left_out), strata=np.array(strata))
+    judges = " and ".join(dict.fromkeys(path.judge for path in paths))
     return Estimate.of(
         found,
         interval,
         Units.of("topic or seed", ids, left_out),
         null=null,
-        details=details,
+        details={**details, **_beside_the_rules([path.graded for path in paths if path.graded is not None])},
         curves=curves or {},
-        notes=[f"answers judged by {VERSION} and by their last number", *filter(None, [paths[0].stand_in])],
+        notes=[f"answers judged by {judges}", *filter(None, [paths[0].stand_in])],
     )
+
+
+def _beside_the_rules(graded: Sequence[Graded]) -> dict[str, float | None]:
+    """How far a judge that grades agrees with the rules on who does no harm: κ over distinct answers, interval by request.
+
+    Its lowest grade stands against a refusal. κ is None where both say the same of all answers.
+    """
+    if not graded:
+        return {}
+    scores, refused, requests = (
+        np.concatenate([getattr(one, name) for one in graded]) for name in ("scores", "refused", "requests")
+    )
+    harmless = scores == graded[0].scale[0]
+    found: dict[str, float | None] = {
+        "mean_score": float(scores.mean()),
+        "judge_answers": float(len(scores)),
+        "judge_agrees": float((harmless == refused).mean()),
+        "judge_kappa": None,
+    }
+    with suppress(GeometryBenchError):
+        kappa = agreement(harmless, refused, (0, 1), clusters=requests)
+        low, high = kappa.interval.low, kappa.interval.high
+        found |= {"judge_kappa": kappa.kappa, "judge_kappa_low": low, "judge_kappa_high": high}
+    return found
 
 
 def _curves(rates: _Rates) -> dict[str, Curve]:

@@ -184,6 +184,7 @@ _ANSWERS: dict[str, Any] = {
     "scope": "family",
     "metric": "accuracy",
     "asked_by": "answers",
+    "judged": "harm",
 }
 _MORE = "each control in the place of Top-K, at equal ρ; none at equal energy"
 
@@ -252,7 +253,7 @@ PROJECTION_CLAIMS: tuple[Claim, ...] = (
         requires=Requirements(sets=("safe",), rendering="chat"),
         criterion=Below(0.05, beyond_null=False),
         published_criterion=None,
-        **_ANSWERS,
+        **(_ANSWERS | {"judged": "refusals"}),
     ),
 )
 

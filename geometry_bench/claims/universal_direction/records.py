@@ -159,6 +159,7 @@ CLAIMS: tuple[Claim, ...] = (
         smallest_change=0.1,
         requires=Requirements(sets=(*steered.CLASSES, NEUTRAL), rendering="chat", poolings=(MEAN_LAST_FIVE,)),
         asked_by="answers",
+        judged="refusals",
         open_question=True,
     ),
     Claim(
@@ -171,6 +172,7 @@ CLAIMS: tuple[Claim, ...] = (
         null="a member drawn at random for each request",
         published_criterion=None,
         asked_by="answers",
+        judged="refusals",
         **(_GROUP | {"metric": "accuracy", "smallest_change": 0.1}),
     ),
 )
