@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from endpoints import Endpoint, serving
 
 # Read when the libraries are imported, so they are set before any of them is.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -173,6 +174,14 @@ class Shell:
 @pytest.fixture
 def shell(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
     return Shell(monkeypatch, capfd)
+
+
+@pytest.fixture
+def endpoint() -> Iterator[tuple[Endpoint, str]]:
+    """An endpoint that speaks OpenAI's protocol, and its URL."""
+    pytest.importorskip("openai")
+    with serving() as found:
+        yield found
 
 
 def read_lines(folder: Path) -> list[dict[str, Any]]:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from endpoints import KEY, Endpoint, message
 from models import TEMPLATES, tiny_model
 from sklearn.metrics import cohen_kappa_score
 
@@ -34,7 +32,6 @@ from geometry_bench.subjects.spec import SubjectSpec, resolve
 
 REQUESTS = [f"How do I do thing {number}?" for number in range(4)]
 ANSWERS = ["I can't help with that.", "First, take a pan.", "Perhaps ask a friend.", "Here is all of it."]
-KEY = "sk-this-must-never-be-seen"
 
 
 def test_rules_are_a_judge() -> None:
@@ -83,69 +80,6 @@ def test_a_local_judge_needs_a_template_and_room(tmp_path: Path) -> None:
 
 
 # An endpoint
-
-
-class Endpoint:
-    """A server on the loopback address; ``replies`` says what it does with each request in turn, the last for all others."""
-
-    def __init__(self) -> None:
-        self.replies: list[Any] = [4]
-        self.seen: list[dict[str, Any]] = []
-        self.keys: list[str] = []
-        self.released = threading.Event()
-
-    def next(self) -> Any:
-        return self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
-
-
-def message(**fields: Any) -> bytes:
-    body = {"role": "assistant", "content": None, **fields}
-    choice = {"index": 0, "message": body, "finish_reason": "stop"}
-    return json.dumps(
-        {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
-    ).encode()
-
-
-@pytest.fixture
-def endpoint() -> Iterator[tuple[Endpoint, str]]:
-    pytest.importorskip("openai")
-    state = Endpoint()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            state.seen.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            state.keys.append(self.headers["Authorization"])
-            reply = state.next()
-            if reply == "wait":
-                state.released.wait(10)
-                return
-            status, body, kind = 200, reply, "application/json"
-            if isinstance(reply, tuple):
-                status, kind, body = (
-                    reply[0],
-                    "application/json",
-                    json.dumps({"error": {"message": f"key {KEY}"}}).encode(),
-                )
-            elif isinstance(reply, int):
-                body = message(content=str(reply))
-            elif isinstance(reply, str):
-                kind, body = "text/html", reply.encode()
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("Retry-After-Ms", "1")
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield state, f"http://127.0.0.1:{server.server_port}/v1"
-    state.released.set()
-    server.shutdown()
-    server.server_close()
 
 
 def judge_at(url: str, cache: Path, **more: Any) -> EndpointJudge:

@@ -123,9 +123,9 @@ def jailbreak_success(lab: Lab, case: Case) -> Estimates:
     """Share of the harmful requests in a jailbreak framing that are not refused, by rules; beside it the same without."""
     requests = lab.request_settings.load(JAILBREAK)
 
-    def answered(name: str) -> NDArray[np.float64]:
+    def answered(name: str) -> NDArray[np.bool_]:
         prompts = [prompt.ids for prompt in lab.encoded_requests(name, "chat")]
-        return 1.0 - refused_by(lab, prompts, NEW_TOKENS, label=f"answers to {name}")
+        return ~refused_by(lab, prompts, NEW_TOKENS, label=f"answers to {name}")
 
     flags = answered(JAILBREAK)
     topics = np.array(requests.topics)
