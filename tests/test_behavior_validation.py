@@ -11,6 +11,8 @@ from planted import lab_of, made_up, measure, verdict
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
+from geometry_bench.behavior.generation import Settings, generate
+from geometry_bench.behavior.refusals import refuses
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.claims.safety_compassion.validation import BEHAVIOUR, GEOMETRY
 from geometry_bench.labs.model import Lab
@@ -54,6 +56,19 @@ def test_a_correlation_is_that_of_scipy_and_its_p_is_corrected() -> None:
     assert (found.curves["scatter"].x, found.curves["scatter"].y) == (x.tolist(), np.round(y, 1).tolist())
     unrelated = measure("behavior.validation", made, "openings-over_refusal")
     assert verdict("behavior.validation", unrelated) is ClaimVerdict.INCONCLUSIVE
+
+
+def test_the_correction_counts_all_twelve_pairs() -> None:
+    """Twelve pairs that stand alone: the smallest p of all is corrected to about 1 − (1 − p)¹²."""
+    assert len(CLAIMS["behavior.validation"].cases) == len(GEOMETRY) * len(BEHAVIOUR) == 12
+    generator = np.random.default_rng(5)
+    x = generator.standard_normal(30)
+    y = x + 1.6 * generator.standard_normal(30)
+    made = panel({GEOMETRY["baseline"]: x, BEHAVIOUR["jailbreak"]: y})
+    found = measure("behavior.validation", made, "baseline-jailbreak").details
+    alone, corrected = found["permutation_p"], found["corrected_p"]
+    assert 0.01 < alone < 0.1  # type: ignore[operator]
+    assert corrected == pytest.approx(1 - (1 - alone) ** 12, rel=0.1)  # type: ignore[operator]
 
 
 def test_of_all_pairs_chance_brings_any_below_its_level_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +132,19 @@ def test_scores_of_a_request_do_not_know_its_own_label(contaminated: Lab) -> Non
     lab.subject = contaminated.subject
     scores = prediction._projections(lab)
     assert abs(scores.mean()) < 3 * scores.std() / np.sqrt(len(scores))
+
+
+def test_jailbreak_success_is_what_the_rules_let_through(contaminated: Lab) -> None:
+    found = measure("behavior.jailbreak_success", contaminated)
+    rates = []
+    for name in ("jailbreak", "unsafe"):
+        texts = contaminated.request_settings.load(name).texts
+        prompts = [contaminated.subject.chat.encode("", text).ids for text in texts]
+        answers = generate(contaminated.subject, prompts, Settings(new_tokens=24), progress=False)
+        rates.append(np.mean([not refuses(answer.text) for answer in answers]))
+    assert (found.value, found.details["unframed"]) == pytest.approx(rates)
+    assert found.low is not None
+    assert found.low <= rates[0] <= found.high  # type: ignore[operator]
 
 
 def test_a_model_that_refuses_nothing_has_nothing_to_predict(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from geometry_bench.behavior.directions import Directions, Provenance, export_gguf, imported, load, save
+from geometry_bench.behavior.interventions import Steer, applied
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.subjects.load import load as load_subject
+from geometry_bench.subjects.spec import SubjectSpec
 
 VECTORS = {3: np.arange(1, 9, dtype=np.float32), 5: -np.ones(8, dtype=np.float32)}
 FROM = Provenance("org/name", "a" * 40, "last", "block_output", "p" * 64, "difference of class means")
@@ -57,7 +61,7 @@ def test_a_gguf_control_vector_is_what_llama_cpp_expects(tmp_path: Path) -> None
 
 @dataclass
 class ControlVector:
-    """As repeng has it."""
+    """As repeng 0.4 declares it."""
 
     model_type: str
     directions: dict[int, np.ndarray]
@@ -65,10 +69,54 @@ class ControlVector:
 
 @dataclass
 class SteeringVector:
-    """As steering-vectors has it."""
+    """As steering-vectors 0.12 declares it."""
 
     layer_activations: dict[int, torch.Tensor]
     layer_type: str = "decoder_block"
+
+
+def of_library(name: str, stand_in: type, real: bool) -> Any:
+    """A class of a library, where that is installed and can be imported (repeng 0.4 cannot beside numpy 2)."""
+    if not real:
+        return stand_in
+    try:
+        return getattr(importlib.import_module(name), stand_in.__name__)
+    except (ImportError, AttributeError) as error:
+        pytest.skip(f"{name}: {error}")
+
+
+@pytest.mark.parametrize("real", [False, True], ids=["stand-in", "library"])
+def test_steering_vectors_takes_our_directions_and_steers_as_we_do(real: bool) -> None:
+    """The lines of docs/behavior.md; the library adds the vector to a block's output, as our Steer does."""
+    subject = load_subject(SubjectSpec("zoo/llama-d64/aligned"))
+    generator = np.random.default_rng(0)
+    found = Directions({block: generator.standard_normal(subject.width) for block in (1, 4)}, FROM)
+    theirs = of_library("steering_vectors", SteeringVector, real)(
+        {block: torch.from_numpy(v) for block, v in found.vectors.items()}
+    )
+    assert same(imported(theirs), dict(found.vectors))
+    if real:
+        ids = torch.arange(12)[None] + 5
+        ours = [Steer(vector, 0.7, [block], scale="direction") for block, vector in found.vectors.items()]
+        with torch.no_grad(), applied(subject, *ours):
+            expected = subject.model(ids).logits
+        with torch.no_grad(), theirs.apply(subject.model, multiplier=0.7):
+            assert (subject.model(ids).logits - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("real", [False, True], ids=["stand-in", "library"])
+def test_repeng_takes_our_directions_as_object_and_as_file(real: bool, tmp_path: Path) -> None:
+    found = Directions(VECTORS, FROM)
+    theirs = of_library("repeng", ControlVector, real)("qwen2", dict(found.vectors))
+    assert same(imported(theirs))
+    if real:
+        pytest.importorskip("gguf")
+        export_gguf(tmp_path / "ours.gguf", found, "qwen2")
+        read = type(theirs).import_gguf(tmp_path / "ours.gguf")
+        assert read.model_type == "qwen2"
+        assert same(imported(read))
+        theirs.export_gguf(tmp_path / "theirs.gguf")
+        assert same(load(tmp_path / "theirs.gguf"))
 
 
 def test_objects_of_steering_libraries_are_read(tmp_path: Path) -> None:

@@ -244,6 +244,17 @@ def test_the_interval_of_kappa_covers(n: int, share: float, same: float) -> None
     assert 0.92 <= hits / runs <= 0.98
 
 
+def test_an_interval_over_clusters_leaves_out_whole_ones() -> None:
+    """Every answer said four times over: the interval over what was said once is as wide as without the repetition."""
+    generator = np.random.default_rng(3)
+    first = generator.integers(0, 2, 60)
+    second = np.where(generator.random(60) < 0.8, first, 1 - first)
+    once, clusters = agreement(first, second, (0, 1)), np.tile(np.arange(60), 4)
+    repeated = agreement(np.tile(first, 4), np.tile(second, 4), (0, 1), clusters=clusters)
+    assert (repeated.kappa, repeated.interval) == pytest.approx((once.kappa, once.interval))
+    assert agreement(np.tile(first, 4), np.tile(second, 4), (0, 1)).interval.error < 0.6 * once.interval.error
+
+
 def test_full_agreement_has_an_interval_and_faults_a_sentence() -> None:
     whole = agreement([0, 1] * 20, [0, 1] * 20, (0, 1))
     assert (whole.kappa, whole.interval.high) == (1, 1)
