@@ -32,6 +32,14 @@ def test_odds_are_those_of_the_mass(seed: int) -> None:
     np.testing.assert_allclose(expit(log_odds(logs, [1, 7])), np.exp(logs[:, [1, 7]]).sum(axis=1), rtol=1e-9)
 
 
+def test_each_row_may_have_a_set_of_its_own() -> None:
+    logs = log_softmax(np.random.default_rng(0).standard_normal((3, 5)), axis=-1)
+    sets = [(0,), (1, 4), (2, 3)]
+    flags = np.array([np.isin(range(5), one) for one in sets])
+    expected = [log_odds(row, one) for row, one in zip(logs, sets, strict=True)]
+    np.testing.assert_allclose(log_odds(logs, flags), expected)
+
+
 @pytest.mark.parametrize("odds", [-300.0, -20.0, 0.0, 20.0, 300.0])
 def test_odds_are_exact_near_certainty(odds: float) -> None:
     logs = log_softmax(np.array([odds + 1, 1.0]))

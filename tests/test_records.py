@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made import INPUTS, SUBJECT, measured, units
+from safetensors.numpy import load_file
 
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.records.arrays import INLINE
@@ -24,7 +26,7 @@ from geometry_bench.records.baselines import (
     update_baselines,
     write_baseline,
 )
-from geometry_bench.records.estimates import Curve, Estimate, Null
+from geometry_bench.records.estimates import Curve, Estimate, Null, Packed
 from geometry_bench.records.files import ResultsFile
 from geometry_bench.records.measurement import SCHEMA, Baseline, Measurement
 from geometry_bench.storage import write_atomically
@@ -56,6 +58,15 @@ def test_what_is_written_is_read_back(
     write_baseline(path, Baseline.of([one], "first"))
     assert read_baseline(path).measurements() == [one]
     assert path.with_suffix(".safetensors").exists() == long
+
+
+def test_numbers_that_two_cases_share_are_kept_once(tmp_path: Path) -> None:
+    arrays = {name: Packed.of(np.full((9, 2), number)) for number, name in enumerate(("same", "other"))}
+    one = measured(estimate=Estimate(value=0.5, n=9, arrays=arrays))
+    two = one.model_copy(update={"case": "another"})
+    write_baseline(tmp_path / "b.json", Baseline.of([one, two], "first"))
+    assert read_baseline(tmp_path / "b.json").measurements() == [one, two]
+    assert len(load_file(tmp_path / "b.safetensors")) == 2
 
 
 def test_undefined_is_null_and_never_nan() -> None:

@@ -24,14 +24,17 @@ def kl_divergence(log_p: Array, log_q: Array) -> Array:
     return divergence
 
 
-def log_odds(log_p: Array, outcomes: Sequence[int]) -> Array:
+def log_odds(log_p: Array, outcomes: Sequence[int] | NDArray[np.bool_]) -> Array:
     """log P(S) − log(1 − P(S)) of a set S of outcomes, in nats: (..., k) -> (...), float64.
 
-    Both masses are summed by themselves, so that nothing is lost where P(S) is near 0 or 1. Infinite where S holds no
+    ``outcomes`` are the places of S, or flags (..., k) where S is another one in each row. Both masses are summed by themselves, so that nothing is lost where P(S) is near 0 or 1. Infinite where S holds no
     mass or all of it.
     """
     values = np.asarray(log_p, dtype=np.float64)
-    inside = np.zeros(values.shape[-1], dtype=bool)
-    inside[list(outcomes)] = True
-    odds: Array = logsumexp(values[..., inside], axis=-1) - logsumexp(values[..., ~inside], axis=-1)
+    inside = np.asarray(outcomes)
+    if inside.dtype != bool:
+        inside = np.isin(np.arange(values.shape[-1]), inside)
+    inside = np.broadcast_to(inside, values.shape)
+    masses = (logsumexp(np.where(flags, values, -np.inf), axis=-1) for flags in (inside, ~inside))
+    odds: Array = np.subtract(*masses)
     return odds

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geometry_bench.geometry import categorical
 from geometry_bench.geometry.directions import Array
 
 LEAST_MORE = 0.02
@@ -76,11 +77,11 @@ def log_odds(ids: NDArray[Any], log_p: Array, tokens: tuple[int, ...]) -> Array:
 
     A token that is not among the known ones counts as half as likely as the least likely of these.
     """
-    p = np.exp(log_p.astype(np.float64))
     listed = np.isin(ids, tokens)
-    absent = len(tokens) - listed.sum(axis=1)
-    inside = (p * listed).sum(axis=1) + absent * p[:, -1] / 2
-    outside = np.maximum(1 - inside, (p * ~listed).sum(axis=1))
+    p = np.exp(log_p.astype(np.float64))
+    absent = (len(tokens) - listed.sum(axis=1)) * p[:, -1] / 2
+    unknown = np.maximum(1 - p.sum(axis=1) - absent, 0.0)
     with np.errstate(divide="ignore"):
-        odds: Array = np.log(inside) - np.log(outside)
-    return np.clip(odds, -FARTHEST, FARTHEST)
+        whole = np.log(np.column_stack([p, absent, unknown]))
+    flags = np.column_stack([listed, np.ones_like(absent, dtype=bool), np.zeros_like(absent, dtype=bool)])
+    return np.clip(categorical.log_odds(whole, flags), -FARTHEST, FARTHEST)

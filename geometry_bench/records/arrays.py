@@ -18,19 +18,31 @@ INLINE = 64
 Data = dict[str, Any]
 
 
-def taken_out(data: Data, prefix: str = "") -> tuple[Data, dict[str, Any]]:
-    """A dumped measurement or baseline case without its arrays and long rows, and these by name."""
+def taken_out(data: Data, prefix: str = "", known: dict[str, str] | None = None) -> tuple[Data, dict[str, Any]]:
+    """A dumped measurement or baseline case without its arrays and long rows, and these by name.
+
+    ``known`` are names by content of what other cases of the file hold: what is the same is kept once.
+    """
     arrays: dict[str, Any] = {}
+    names = {} if known is None else known
+
+    def place(name: str, array: Any) -> str:
+        found = names.setdefault(digest_arrays({"": array}), name)
+        if found == name:
+            arrays[name] = array
+        return found
+
     estimates = {}
     for variant, estimate in data["estimates"].items():
         units = estimate["units"]
         if units is not None and len(units["values"]) > INLINE:
-            name = f"{prefix}{variant}.units"
-            arrays[name] = np.array([np.nan if x is None else x for x in units["values"]], dtype=np.float64)
-            estimate = {**estimate, "units": {**units, "values": name}}
-        names = {key: f"{prefix}{variant}.arrays.{key}" for key in estimate["arrays"]}
-        arrays |= {name: Packed(**estimate["arrays"][key]).array for key, name in names.items()}
-        estimates[variant] = {**estimate, "arrays": names}
+            row = np.array([np.nan if x is None else x for x in units["values"]], dtype=np.float64)
+            estimate = {**estimate, "units": {**units, "values": place(f"{prefix}{variant}.units", row)}}
+        kept = {
+            key: place(f"{prefix}{variant}.arrays.{key}", Packed(**packed).array)
+            for key, packed in estimate["arrays"].items()
+        }
+        estimates[variant] = {**estimate, "arrays": kept}
     return {**data, "estimates": estimates}, arrays
 
 
