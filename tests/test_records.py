@@ -61,7 +61,7 @@ def test_what_is_written_is_read_back(
 
 
 def test_numbers_that_two_cases_share_are_kept_once(tmp_path: Path) -> None:
-    arrays = {name: Packed.of(np.full((9, 2), number)) for number, name in enumerate(("same", "other"))}
+    arrays = {name: Packed.of(np.full((9, 2), number, np.float32)) for number, name in enumerate(("same", "other"))}
     one = measured(estimate=Estimate(value=0.5, n=9, arrays=arrays))
     two = one.model_copy(update={"case": "another"})
     write_baseline(tmp_path / "b.json", Baseline.of([one, two], "first"))

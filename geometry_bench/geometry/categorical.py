@@ -27,8 +27,8 @@ def kl_divergence(log_p: Array, log_q: Array) -> Array:
 def log_odds(log_p: Array, outcomes: Sequence[int] | NDArray[np.bool_]) -> Array:
     """log P(S) − log(1 − P(S)) of a set S of outcomes, in nats: (..., k) -> (...), float64.
 
-    ``outcomes`` are the places of S, or flags (..., k) where S is another one in each row. Both masses are summed by themselves, so that nothing is lost where P(S) is near 0 or 1. Infinite where S holds no
-    mass or all of it.
+    ``outcomes`` are the places of S, or flags (..., k) where S is another one in each row. Both masses are summed by
+    themselves, so that nothing is lost where P(S) is near 0 or 1. Infinite where S holds no mass or all of it.
     """
     values = np.asarray(log_p, dtype=np.float64)
     inside = np.asarray(outcomes)
