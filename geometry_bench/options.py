@@ -261,6 +261,19 @@ OPTIONS: tuple[Option, ...] = (
         kind="flag",
     ),
     Option(
+        "--evaluate",
+        "With --answers: a task of lm-eval's that stands for the ability of models, in place of sums: a name (gsm8k, mmlu), "
+        "TASK:FILE or TASK:SPLIT=FILE,SPLIT=FILE with its data, or a YAML file (extra: eval). Repeatable.",
+        "TASK",
+        "repeated",
+    ),
+    Option(
+        "--limit",
+        "Documents of each --evaluate task that are asked, from the first on; default: all.",
+        "N",
+        parse=_count,
+    ),
+    Option(
         "--ruler",
         "Measure too how far the gate's contrasts move when the model's own weights are rounded to bfloat16, 8 and 4 bits "
         "or lose a random direction: a ruler for its fine-tunes, kept with its baseline.",

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from geometry_bench.behavior.refusals import HASH, refuses
-from geometry_bench.behavior.utility import NEW_TOKENS, right, sums_asked
+from geometry_bench.behavior.utility import sums_asked
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.subspaces import Scheme
 from geometry_bench.labs.memo import Memo, remembered
-from geometry_bench.prompts.sets import RequestSet
+from geometry_bench.labs.questions import SUMS, Parts, Prediction, Question, Refusals, Sums, TaskOf
+from geometry_bench.prompts.names import NEUTRAL
 from geometry_bench.storage import digest
 from geometry_bench.subjects.threads import block_weights, threads_for
 from geometry_bench.updates.projection import Basis, Projection
@@ -25,18 +25,16 @@ from geometry_bench.updates.update import update_between
 if TYPE_CHECKING:
     from geometry_bench.behavior.lines import Lines
     from geometry_bench.labs.family import FamilyLab, FineTune
-    from geometry_bench.prompts.render import Encoded
     from geometry_bench.subjects.families import Member
     from geometry_bench.subjects.subject import Subject
 
-Measure = Literal["utility", "harm", "over_refusal"]
+Measure = Literal["utility", "harm", "over_refusal", "prediction"]
 
-SETS: Mapping[Measure, str] = {"utility": "maths", "harm": "unsafe", "over_refusal": "safe"}
+SETS: Mapping[Measure, str] = {"utility": SUMS, "harm": "unsafe", "over_refusal": "safe", "prediction": NEUTRAL}
 """The set of requests, by role, that each measure asks."""
 
 CONTROLS: tuple[Basis, ...] = ("random-k", "random")
 SEEDS = 3
-ANSWER_TOKENS = 24
 VERSION = 2
 """Raised whenever the same weights and requests would give other points than before."""
 
@@ -48,11 +46,11 @@ class ProjectionPath:
     """Hits of one measure along ρ: ``top`` (shares, requests), ``controls`` (bases, seeds, shares, requests).
 
     ``start`` and ``end`` (requests,) are the model without the update and with all of it. Energies are the shares of ‖Δ‖²
-    of the blocks that a projected update has, shaped like the hits without requests. ``requests`` are those that were asked,
+    of the blocks that a projected update has, shaped like the hits without requests. ``requests`` are what was asked,
     ``blocks`` the model's decoder blocks.
     """
 
-    requests: RequestSet
+    requests: Parts
     start: Array
     end: Array
     top: Array
@@ -76,20 +74,29 @@ class Projections(Memo):
         """Raise GeometryBenchError where a request of the set for utility is no sum of a known form."""
         sums_asked(self._family.requests(SETS["utility"]).texts)
 
+    def question(self, measure: Measure | TaskOf) -> Question:
+        """What a measure asks."""
+        if isinstance(measure, TaskOf):
+            return measure
+        requests = self._family.requests(SETS[measure])
+        if measure == "utility":
+            return Sums(requests)
+        return Prediction(requests) if measure == "prediction" else Refusals(requests, measure)
+
     @remembered
     def path(
         self,
         start: str,
         task: str,
         scheme: Scheme,
-        measure: Measure,
+        measure: Measure | TaskOf,
         shares: tuple[float, ...],
         layers: tuple[int, ...] | None = None,
     ) -> ProjectionPath:
         """One measure of a fine-tune's projected updates for each share ρ, basis and seed, and of both ends.
 
         Raises:
-            GeometryBenchError: a member is missing or cannot be loaded, or a sum has no known form.
+            GeometryBenchError: a member is missing or cannot be loaded, a sum has no known form, or a task cannot be run.
         """
         none, whole = (Projection(kind, "top-k", 0.0, "floor") for kind in ("parallel", "orthogonal"))
         top = [Projection(scheme, "top-k", share, layers=layers) for share in shares]
@@ -99,12 +106,12 @@ class Projections(Memo):
             for seed in range(SEEDS)
             for share in shares
         ]
-        tune = self._family.fine_tune(start, task)
-        hits, energies = self._measured(tune, measure, [none, whole, *top, *controls])
+        tune, question = self._family.fine_tune(start, task), self.question(measure)
+        hits, energies = self._measured(tune, question, [none, whole, *top, *controls])
         ends, split = hits[:2], 2 + len(top)
         shape = (len(CONTROLS), SEEDS, len(shares))
         return ProjectionPath(
-            self._family.requests(SETS[measure]),
+            question,
             ends[0],
             ends[1],
             hits[2:split],
@@ -117,7 +124,7 @@ class Projections(Memo):
             else f"the fine-tune starts from {tune.start.name}, not from {tune.aligned[1].name}",
         )
 
-    def _measured(self, tune: FineTune, measure: Measure, plans: Sequence[Projection]) -> tuple[Array, Array]:
+    def _measured(self, tune: FineTune, question: Question, plans: Sequence[Projection]) -> tuple[Array, Array]:
         """Hits (points, requests) and energies (points,): known ones are read, the others measured and kept."""
         from tqdm import tqdm
 
@@ -126,28 +133,27 @@ class Projections(Memo):
         family = self._family.family
         update, source = update_between(family, tune.start, tune.end), update_between(family, *tune.aligned)
         subject = self._subject(tune.start)
-        judged = self._judge(subject, measure)
-        texts = self._family.requests(SETS[measure]).texts
-        lines = self._lines(subject, tune, measure)
+        lines = self._lines(subject, tune, question)
         known = lines.read() if lines is not None else {}
         keys = [digest(asdict(plan)) for plan in plans]
-        rows = {key: known[key] for key in keys if len(known.get(key, {}).get("hits", ())) == len(texts)}
+        count = len(question.topics)
+        rows = {key: known[key] for key in keys if len(known.get(key, {}).get("hits", ())) == count}
         with threads_for(block_weights(subject.n_layers, subject.width)), tqdm(
-            total=len(plans), initial=len(rows), desc=f"{update.name}: {measure}", unit="point", leave=False,
+            total=len(plans), initial=len(rows), desc=f"{update.name}: {question.label}", unit="point", leave=False,
             file=sys.stderr, disable=None if self._progress else True,
         ) as bar:  # fmt: skip
             for key, plan in zip(keys, plans, strict=True):
                 if key in rows:
                     continue
                 with projected(subject, update, source, plan, store=self._store) as outcomes:
-                    rows[key] = {"energy": energy_kept(update, outcomes), "hits": judged()}
+                    rows[key] = {"energy": energy_kept(update, outcomes), "hits": question.hits(subject)}
                 if lines is not None:
                     lines.append([(key, {**rows[key], "plan": asdict(plan)})], remedy=_REMEDY)
                 bar.update()
         hits, energies = (np.array([rows[key][name] for key in keys], dtype=np.float64) for name in ("hits", "energy"))
         return hits, energies
 
-    def _lines(self, subject: Subject, tune: FineTune, measure: Measure) -> Lines | None:
+    def _lines(self, subject: Subject, tune: FineTune, question: Question) -> Lines | None:
         """Where points are kept, under all that decides them but the projection."""
         from geometry_bench.activations.keys import key_facts
         from geometry_bench.behavior.lines import Lines
@@ -156,35 +162,15 @@ class Projections(Memo):
         if self._points is None:
             return None
         family = self._family.family
-        prompts = [encoded.ids for encoded in self._encoded(subject, measure)]
+        prompts, asked = question.facts(subject)
         facts = {
-            **key_facts(subject, prompts, {}),
+            **key_facts(subject, [tuple(ids) for ids in prompts], {}),
             "site": "projected",
             "version": VERSION,
-            "measure": measure,
             "members": [revision_of(family.spec(one)) for one in (tune.start, tune.end, *tune.aligned)],
-            "judge": HASH,
+            **asked,
         }
         return Lines.of(self._points, facts)
-
-    def _encoded(self, subject: Subject, measure: Measure) -> list[Encoded]:
-        return [subject.chat.encode("", text) for text in self._family.requests(SETS[measure]).texts]
-
-    def _judge(self, subject: Subject, measure: Measure) -> Callable[[], list[int]]:
-        """What asks the model, as it is when called, and judges its answers: 1 for each hit."""
-        from geometry_bench.behavior.generation import Settings, generate
-
-        prompts = [encoded.ids for encoded in self._encoded(subject, measure)]
-        expected = sums_asked(self._family.requests(SETS[measure]).texts) if measure == "utility" else []
-        settings = Settings(NEW_TOKENS if measure == "utility" else ANSWER_TOKENS)
-
-        def judged() -> list[int]:
-            said = [answer.text for answer in generate(subject, prompts, settings, progress=False)]
-            if measure == "utility":
-                return [int(right(*pair)) for pair in zip(said, expected, strict=True)]
-            return [int(refuses(text) is (measure == "over_refusal")) for text in said]
-
-        return judged
 
     def _subject(self, member: Member) -> Subject:
         """A member, loaded; the one held before is let go."""

@@ -28,13 +28,17 @@ class RequestSettings:
 
     ``count`` is that of each class; some roles get a multiple of it. A set that holds fewer gives all it has. Sets that pair
     off are drawn alike. ``sources`` are pairs of role and set (a built-in or public name, or a file) that the user names,
-    ``own`` those of the models' manifest; without one, a role is filled by the built-in set of its name.
+    ``own`` those of the models' manifest; without one, a role is filled by the built-in set of its name. ``tasks`` are
+    those of lm-eval that stand for the ability of models, as `geometry_bench.behavior.harness.tasks` names them, and
+    ``limit`` how many documents of each are asked.
     """
 
     count: int = 60
     seed: int = 0
     sources: tuple[tuple[str, str], ...] = ()
     own: tuple[tuple[str, str], ...] = ()
+    tasks: tuple[str, ...] = ()
+    limit: int | None = None
 
     def source(self, role: str) -> str:
         """Name of the set that fills a role."""

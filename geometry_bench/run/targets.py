@@ -304,7 +304,7 @@ class FamilyTarget(Target):
         return self.family.prompts
 
     def inputs_hash(self, claim: Claim, prompts: Prompts) -> str:
-        return family_inputs(self.members, sets=[prompts.requests.load(name) for name in claim.requires.sets]).hash
+        return family_inputs(self.members, claim.requires, prompts.requests).hash
 
     def open(self, labs: Labs, claim: Claim) -> FamilyLab:
         from geometry_bench.updates.store import Store
@@ -327,7 +327,7 @@ class FamilyTarget(Target):
         return FamilyFacts(id=self.id, name=self.name, revision=self.revision, members=members, dtype=dtype)
 
     def inputs(self, lab: FamilyLab, claim: Claim) -> Inputs:
-        return family_inputs(self.members, lab.notes(), [lab.requests(name) for name in claim.requires.sets])
+        return lab.inputs(self.members, claim.requires)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 Texts become tokens as lm-eval's own ``HFLM`` makes them of a transformers model: as the tokenizer does with its special
 tokens, without them where a text begins with the BOS, and an empty context is the BOS (the end token where there is none).
 Contexts that are too long lose their beginning. Two things differ. Chats are written by the subject's chat format, under its
-fixed date and policy for system prompts. And answers come from `generation.generate`, which takes nothing but end tokens from
-a model's generation configuration, where ``HFLM`` takes a repetition penalty too.
+fixed date and policy for system prompts. And answers come from `generation.generate`, which takes end tokens alone from a
+model's generation configuration, where ``HFLM`` takes a repetition penalty too.
 """
 
 from __future__ import annotations
