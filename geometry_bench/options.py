@@ -223,9 +223,9 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "--set",
-        "Requests that replace a built-in set or a manifest's, as ROLE=SET: a public set (advbench, xstest, ...), org/name "
-        "of a data set on the Hub, FILE.toml:SET, or FILE[:COLUMN] (csv, json, jsonl, parquet, txt); ?COLUMN=VALUE at its "
-        "end keeps the "
+        "Requests that replace a built-in set or a manifest's, as ROLE=SET: a public set (advbench, xstest-safe, ...), "
+        "org/name of a data set on the Hub, FILE.toml:SET, or FILE[:COLUMN] (csv, json, jsonl, parquet, txt); "
+        "?COLUMN=VALUE at its end keeps the "
         f"rows with that value ('unsafe=mine.csv:prompt?label=unsafe'). Roles: {', '.join(ROLES)}. Repeatable.",
         "ROLE=SET",
         "repeated",

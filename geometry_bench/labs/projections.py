@@ -35,6 +35,7 @@ SETS: Mapping[Measure, str] = {"utility": SUMS, "harm": "unsafe", "over_refusal"
 
 CONTROLS: tuple[Basis, ...] = ("random-k", "random")
 SEEDS = 3
+ANSWER_TOKENS = 24
 VERSION = 2
 """Raised whenever the same weights and requests would give other points than before."""
 
@@ -81,7 +82,7 @@ class Projections(Memo):
         requests = self._family.requests(SETS[measure])
         if measure == "utility":
             return Sums(requests)
-        return Prediction(requests) if measure == "prediction" else Refusals(requests, measure)
+        return Prediction(requests) if measure == "prediction" else Refusals(requests, measure, ANSWER_TOKENS)
 
     @remembered
     def path(

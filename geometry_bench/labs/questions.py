@@ -23,8 +23,6 @@ SUMS = "maths"
 SUMS_ASKED = 200
 """Sums that one model is asked where it is asked alone: with 60, an interval of their share spans a quarter."""
 
-ANSWER_TOKENS = 24
-
 
 class Parts(Protocol):
     """What is asked, part by part; ``topics`` has one label for each, to resample by."""
@@ -135,8 +133,6 @@ class Sums(OfSet):
 @dataclass(frozen=True)
 class Refusals(OfSet):
     """Requests that are refused (``measure`` over_refusal), or that are not (harm), by rules."""
-
-    new_tokens: int = ANSWER_TOKENS
 
     def hits(self, subject: Subject, interventions: Sequence[Intervention] = (), **more: Any) -> list[float]:
         """1 for each request that is refused, or that is not."""

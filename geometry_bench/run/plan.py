@@ -181,8 +181,8 @@ def _check_tasks(requests: RequestSettings) -> None:
     for one in asked:
         if len(one.topics) < FEWEST:
             raise GeometryBenchError(
-                f"The task {one.label} asks {len(one.topics)} documents: at least {FEWEST} are needed, since intervals leave "
-                "some out; raise --limit, or give more."
+                f"The task {one.label} asks {len(one.topics)} documents: at least {FEWEST} are needed, since intervals "
+                "leave some out; raise --limit, or give more."
             )
 
 

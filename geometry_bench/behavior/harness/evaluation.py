@@ -8,14 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from geometry_bench.behavior.harness.tasks import SEED, Task, calm
+from geometry_bench.behavior.harness.tasks import ACCURACIES, SEED, Task, calm
 from geometry_bench.behavior.interventions import Intervention
 from geometry_bench.behavior.store import Answers
-from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
 from geometry_bench.subjects.subject import Subject
-
-_ACCURACIES = ("acc", "exact_match")
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ def evaluate(
     ``chat`` writes prompts with the subject's chat template, examples as turns. ``batch_size``: texts scored in a pass, at
     most (default: by memory). ``store``: where answers are looked up and kept.
 
-    Raises GeometryBenchError for a task without accuracy, and as `generation.generate` and `perplexity.scored` do.
+    Raises GeometryBenchError as `generation.generate` and `perplexity.scored` do.
     """
     from lm_eval.evaluator import evaluate as run
 
@@ -74,7 +71,7 @@ def evaluate(
     right: list[float] = []
     metrics: dict[str, None] = {}
     for name in task.members:
-        values, metric = _right(name, found["samples"][name])
+        values, metric = _right(found["samples"][name])
         right += values
         metrics[metric] = None
     means = {
@@ -86,14 +83,9 @@ def evaluate(
     return Evaluated(np.array(right), " and ".join(metrics), means, model.shortened)
 
 
-def _right(name: str, samples: Sequence[Mapping[str, Any]]) -> tuple[list[float], str]:
+def _right(samples: Sequence[Mapping[str, Any]]) -> tuple[list[float], str]:
     """Which documents of a task are right, in their order, and by what."""
     chosen = samples[0]["filter"]
     first = sorted((one for one in samples if one["filter"] == chosen), key=lambda one: one["doc_id"])
-    metric = next((known for known in _ACCURACIES if known in first[0]["metrics"]), None)
-    if metric is None:
-        raise GeometryBenchError(
-            f"The task {name} measures {', '.join(first[0]['metrics'])}, and no accuracy: choose one that measures "
-            f"{' or '.join(_ACCURACIES)}."
-        )
+    metric = next(known for known in ACCURACIES if known in first[0]["metrics"])
     return [float(one[metric]) for one in first], f"{metric}, {chosen}"

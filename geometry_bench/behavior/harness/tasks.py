@@ -26,6 +26,9 @@ from geometry_bench.subjects.measuring import random_states
 SEED = 1234
 """What lm-eval draws examples with unless it is told otherwise."""
 
+ACCURACIES = ("acc", "exact_match")
+"""What tells for each document whether it is right; of several that a task measures, the first."""
+
 _READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 _SPEC = re.compile(r"(?P<task>.+?\.ya?ml|[^:=]+)(?::(?P<data>.+))?")
 _FEWEST_TOPICS = 4
@@ -78,7 +81,7 @@ def load_task(spec: str, limit: int | None = None) -> Task:
     several splits. ``limit``: the first so many documents of each task.
 
     Raises GeometryBenchError where lm-eval is not installed, there is no such task or file, the data cannot be had, or the
-    task needs pictures or runs code.
+    task needs pictures, runs code or measures no accuracy.
     """
     try:
         import lm_eval.tasks  # noqa: F401
@@ -238,6 +241,12 @@ def _refuse(name: str, task: Any) -> None:
         raise GeometryBenchError(f"The task {name} shows pictures or plays sound, and only texts are asked here.")
     if getattr(task, "UNSAFE_CODE", False):
         raise GeometryBenchError(f"The task {name} runs code that the model writes, which is not done here.")
+    measured = list(task.aggregation())
+    if not set(measured) & set(ACCURACIES):
+        raise GeometryBenchError(
+            f"The task {name} measures {', '.join(measured)}, and no accuracy: choose one that measures "
+            f"{' or '.join(ACCURACIES)}."
+        )
 
 
 def _count(task: Any, limit: int | None) -> int:
