@@ -28,8 +28,8 @@ def request_of(values: Mapping[str, Any], *, progress: bool = True) -> Request:
 
     Raises:
         GeometryBenchError: an ``--alignment`` that is not MODEL=METHOD or names no subject, an option of ``--model``
-            without one, a manifest that is faulty, two families or groups of one name, a group of one, a reference that is
-            no subject.
+            without one, ``--evaluate`` without ``--answers``, a manifest that is faulty, two families or groups of one name,
+            a group of one, a reference that is no subject.
     """
     names = _pairs("--name", "FOLDER=NAME", values["gb_name"] or ())
     models = [
@@ -96,6 +96,10 @@ def request_of(values: Mapping[str, Any], *, progress: bool = True) -> Request:
 
 def _settings(values: Mapping[str, Any], progress: bool) -> Settings:
     cache = values["gb_activation_cache"]
+    if values["gb_evaluate"] and not values["gb_answers"]:
+        raise GeometryBenchError("--evaluate goes with --answers, and that is not given: add it.")
+    if values["gb_limit"] is not None and not values["gb_evaluate"]:
+        raise GeometryBenchError("--limit goes with --evaluate, and no task is named: name one.")
     # A model that judges is loaded where and with the leave that the run's models are, in the dtype that suits itself.
     like = {name: values[f"gb_{name}"] for name in ("device", "trust_remote_code", "allow_pickle")}
     url, key = values["gb_judge_url"], values["gb_judge_key_env"]
@@ -104,6 +108,8 @@ def _settings(values: Mapping[str, Any], progress: bool) -> Settings:
         requests=RequestSettings(
             RequestSettings.count if values["gb_requests"] is None else values["gb_requests"],
             sources=tuple(dict(values["gb_set"] or ()).items()),
+            tasks=tuple(dict.fromkeys(values["gb_evaluate"] or ())),
+            limit=values["gb_limit"],
         ),
         depth=DEPTH if values["gb_depth"] is None else values["gb_depth"],
         capture=CaptureSettings(values["gb_batch_size"], values["gb_token_budget"], progress=progress),

@@ -230,9 +230,9 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "--set",
-        "Requests that replace a built-in set or a manifest's, as ROLE=SET: a public set (advbench, xstest, ...), org/name "
-        "of a data set on the Hub, FILE.toml:SET, or FILE[:COLUMN] (csv, json, jsonl, parquet, txt); ?COLUMN=VALUE at its "
-        "end keeps the "
+        "Requests that replace a built-in set or a manifest's, as ROLE=SET: a public set (advbench, xstest-safe, ...), "
+        "org/name of a data set on the Hub, FILE.toml:SET, or FILE[:COLUMN] (csv, json, jsonl, parquet, txt); "
+        "?COLUMN=VALUE at its end keeps the "
         f"rows with that value ('unsafe=mine.csv:prompt?label=unsafe'). Roles: {', '.join(ROLES)}. Repeatable.",
         "ROLE=SET",
         "repeated",
@@ -286,6 +286,19 @@ OPTIONS: tuple[Option, ...] = (
         "Environment variable that holds the endpoint's key (default: OPENAI_API_KEY, which an endpoint of your own may "
         "leave unset).",
         "NAME",
+    ),
+    Option(
+        "--evaluate",
+        "With --answers: a task of lm-eval's that stands for the ability of models, in place of sums: a name (gsm8k, mmlu), "
+        "TASK:FILE or TASK:SPLIT=FILE,SPLIT=FILE with its data, or a YAML file (extra: eval). Repeatable.",
+        "TASK",
+        "repeated",
+    ),
+    Option(
+        "--limit",
+        "Documents of each --evaluate task that are asked, from the first on; default: all.",
+        "N",
+        parse=_count,
     ),
     Option(
         "--ruler",

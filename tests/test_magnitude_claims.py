@@ -31,9 +31,9 @@ from geometry_bench.records.facts import PromptInputs
 from geometry_bench.records.judgement import ClaimVerdict
 from geometry_bench.records.measurement import Measurement, NotApplicableError
 from geometry_bench.run.execute import Session, execute
+from geometry_bench.run.key import Key
 from geometry_bench.run.plan import Plan, plan
 from geometry_bench.run.request import Request, Settings
-from geometry_bench.run.targets import Key
 from geometry_bench.subjects.spec import SubjectSpec
 
 LAYERS, WIDTH, PER_CLASS = 8, 48, 300

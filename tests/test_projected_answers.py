@@ -14,6 +14,7 @@ from planted import measure, verdict
 
 from geometry_bench.behavior.generation import Settings, generate
 from geometry_bench.behavior.projected import energy_kept, projected
+from geometry_bench.behavior.refusals import refuses
 from geometry_bench.behavior.utility import last_number, right, sum_asked, sums_asked
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.labs import projections
@@ -111,7 +112,7 @@ def test_both_ends_are_the_start_and_the_fine_tune() -> None:
     for member, hits in (("aligned", path.start), ("aligned-contaminated", path.end)):
         subject = load(family_with(member))
         said = generate(subject, [subject.chat.encode("", text).ids for text in prompts], Settings(24), progress=False)
-        assert hits.tolist() == [not projections.refuses(answer.text) for answer in said]
+        assert hits.tolist() == [not refuses(answer.text) for answer in said]
     assert path.top.shape == (1, 6)
     assert path.controls.shape == (len(CONTROLS), SEEDS, 1, 6)
 

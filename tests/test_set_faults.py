@@ -190,3 +190,41 @@ def test_a_set_of_one_topic_is_resampled_request_by_request(tmp_path: Path) -> N
     assert len(set(one.topics)) == 60
     assert one.notes[-1] == "topics are left out, 1 being too few to resample: each request stands alone"
     assert len(set(several.topics)) == 20
+
+
+# XSTest
+
+
+def contrasts(folder: Path) -> Path:
+    """A table in XSTest's published format: safe requests that look harmful, and contrasts that are."""
+    rows = ["id,prompt,type,label,focus,note"]
+    for kind in ("homonyms", "figurative_language", "safe_targets", "definitions"):
+        for number in range(3):
+            rows.append(f'{len(rows)},"How do I kill {kind} process {number}, quickly?",{kind},safe,kill,')
+            rows.append(f'{len(rows)},"How do I kill neighbour {number} of {kind}?",contrast_{kind},unsafe,kill,')
+    file = folder / "xstest_prompts.csv"
+    file.write_text("\n".join(rows) + "\n")
+    return file
+
+
+def test_safe_and_unsafe_requests_of_xstest_are_told_apart(tmp_path: Path) -> None:
+    file = contrasts(tmp_path)
+    safe, unsafe = (
+        RequestSettings(sources=((kind, f"{file}?label={kind}"),)).load(kind) for kind in ("safe", "unsafe")
+    )
+    assert all("process" in text for text in safe.texts)
+    assert all("neighbour" in text for text in unsafe.texts)
+    assert (len(safe), len(set(safe.topics)), set(unsafe.topics) & set(safe.topics)) == (12, 4, set())
+    assert unsafe.topics[0] == "contrast_homonyms"
+    assert safe.facts()["where"] == {"label": "safe"}
+    both = Labelled.of(safe, unsafe)
+    assert (int(both.labels.sum()), len(both.labels)) == (12, 24)
+    whole = load_set(file)
+    assert whole.mixed
+    assert "some requests are safe and others unsafe, as column 'label' says" in whole.notes
+    with pytest.raises(GeometryBenchError, match=r"both kinds, as its column label says: write .*\?label=safe or"):
+        RequestSettings(sources=(("safe", str(file)),)).load("safe")
+    with pytest.raises(
+        GeometryBenchError, match="The set XSTest holds requests of both kinds: name xstest-safe or xstest-"
+    ):
+        RequestSettings(sources=(("safe", "XSTest"),)).load("safe")

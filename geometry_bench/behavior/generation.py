@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 from tqdm import tqdm
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from geometry_bench.activations.batching import Batch, Ids
 from geometry_bench.activations.halving import run_all
@@ -23,6 +23,7 @@ from geometry_bench.behavior.end_tokens import end_tokens
 from geometry_bench.behavior.interventions import Intervention, applied, chosen_blocks, facts
 from geometry_bench.behavior.passes import inputs_of, planned, refuse_prompts
 from geometry_bench.behavior.sampling import Draws, OnlyNumbers, seed_of
+from geometry_bench.behavior.stopping import StopTexts, tokens_until, until
 from geometry_bench.behavior.store import Answer, AnswerFile, Answers
 from geometry_bench.behavior.traces import Trace, reading, refuse_traces
 from geometry_bench.errors import GeometryBenchError
@@ -37,15 +38,19 @@ class Settings:
     """How answers are generated: at most ``new_tokens`` tokens each, greedily at ``temperature`` 0, else sampled.
 
     A sample is decided by ``seed``, the prompt, and how often the prompt came before; not by its batch. ``top_p`` keeps the
-    smallest set of tokens of at least that mass. Raises GeometryBenchError for numbers that make no sense.
+    smallest set of tokens of at least that mass. An answer ends too where one of the texts in ``stop`` comes up, which is
+    no part of its text. Raises GeometryBenchError for numbers that make no sense, and for an empty text to stop at.
     """
 
     new_tokens: int = 64
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if "" in self.stop:
+            raise GeometryBenchError("stop holds an empty text, at which every answer would end: leave it out.")
         if self.new_tokens < 1:
             raise GeometryBenchError(f"new_tokens is {self.new_tokens}: ask for 1 or more.")
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):
@@ -54,6 +59,10 @@ class Settings:
             )
         if not 0 < self.top_p <= 1:
             raise GeometryBenchError(f"top_p is {self.top_p}: give a number above 0 and up to 1.")
+
+    def facts(self) -> dict[str, Any]:
+        """What decides answers, in plain JSON values."""
+        return {name: value for name, value in asdict(self).items() if name != "stop" or value}
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,7 @@ def generate(
     file = None
     if store is not None and not subject.intervened and subject.identity.origin != "memory":
         company = {} if subject.dtype in ("float32", "float64") else {"token_budget": token_budget}
-        decided = {"settings": asdict(settings), "interventions": facts(interventions), "ends": ends, **company}
+        decided = {"settings": settings.facts(), "interventions": facts(interventions), "ends": ends, **company}
         decided |= {"traces": [one.facts() for one in traces]} if traces else {}
         file = store.file(subject, decided)
     known = file.read() if file is not None else {}
@@ -169,6 +178,8 @@ def _run(
     """Answers of one batch, whose prompts have a ``prefix`` of so many tokens in common."""
     model = cast(Any, without_adapter(subject.model))
     inputs = inputs_of(subject, [item.ids for item in items], prefix)
+    begin = inputs["input_ids"].shape[1]
+    stops = [StopTexts(subject.tokenizer, settings.stop, begin)] if settings.stop else []
     config = _configuration(
         max_new_tokens=settings.new_tokens, do_sample=False, eos_token_id=list(ends) or None, pad_token_id=0
     )
@@ -177,10 +188,15 @@ def _run(
         seeds = [seed_of(settings.seed, item.ids, item.draw) for item in items]
         processors.append(Draws(seeds, settings.temperature, settings.top_p))
     with subject.measuring(), quiet_transformers(), _without_defaults(model), reading(subject, traces) as read:
-        output = model.generate(**inputs, generation_config=config, logits_processor=processors)
-    said = output[:, inputs["input_ids"].shape[1] :].tolist()
+        output = model.generate(
+            **inputs,
+            generation_config=config,
+            logits_processor=processors,
+            stopping_criteria=StoppingCriteriaList(stops),
+        )
+    said = output[:, begin:].tolist()
     steps = read.values().tolist() if traces else [[]] * len(said)
-    return [_answer(subject, row, ends, found) for row, found in zip(said, steps, strict=True)]
+    return [_answer(subject, row, ends, settings.stop, found) for row, found in zip(said, steps, strict=True)]
 
 
 def _configuration(**settings: Any) -> Any:
@@ -198,10 +214,14 @@ def _without_defaults(model: Any) -> Iterator[None]:
         model.generation_config = own
 
 
-def _answer(subject: Subject, ids: Sequence[int], ends: Sequence[int], traces: Sequence[Sequence[float]]) -> Answer:
-    stop = next((place for place, token in enumerate(ids) if token in ends), None)
-    said = tuple(ids if stop is None else ids[: stop + 1])
-    text = subject.tokenizer.decode(said, skip_special_tokens=True)
-    return Answer(
-        said, str(text), "length" if stop is None else "end", tuple(tuple(one[: len(said)]) for one in traces)
-    )
+def _answer(
+    subject: Subject, ids: Sequence[int], ends: Sequence[int], stop: Sequence[str], traces: Sequence[Sequence[float]]
+) -> Answer:
+    end = next((place + 1 for place, token in enumerate(ids) if token in ends), None)
+    said = tuple(ids if end is None else ids[:end])
+    text = str(subject.tokenizer.decode(said, skip_special_tokens=True))
+    stopped = tokens_until(subject.tokenizer, said, stop)
+    if stopped is not None:
+        said, end = said[:stopped], stopped
+        text = until(str(subject.tokenizer.decode(said, skip_special_tokens=True)), stop)
+    return Answer(said, text, "length" if end is None else "end", tuple(tuple(one[: len(said)]) for one in traces))

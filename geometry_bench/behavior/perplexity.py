@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
@@ -49,31 +50,72 @@ def predicted(
     Raises GeometryBenchError for no texts, one of a single token, a model without a head, a cross-entropy that is not
     finite, and all that `applied` refuses.
     """
-    refuse_prompts(subject, texts)
-    if min(map(len, texts)) < 2:
+    if texts and min(map(len, texts)) == 1:
         raise GeometryBenchError("A text has a single token, so nothing of it can be predicted: give longer texts.")
+    found = scored(subject, [(ids, 1) for ids in texts], interventions=interventions)
+    return Prediction(np.array([one.nats for one in found]), np.array([len(ids) - 1 for ids in texts], dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The summed cross-entropy of the end of a text in nats, and whether each token of it is the likeliest there."""
+
+    nats: float
+    greedy: bool
+
+
+def scored(
+    subject: Subject,
+    texts: Sequence[tuple[Sequence[int], int]],
+    *,
+    interventions: Sequence[Intervention] = (),
+    batch_size: int | None = None,
+    done: Callable[[int], object] = lambda _: None,
+) -> list[Scored]:
+    """Ends of texts, given what stands before: each text is token ids and the place, from 1 on, at which its end begins.
+
+    Texts that differ in their last token alone share a pass. ``batch_size``: texts of a pass at most. ``done`` is told
+    after each pass how many texts it scored.
+
+    Raises GeometryBenchError as `predicted` does.
+    """
+    refuse_prompts(subject, [ids[:-1] for ids, _ in texts])
+    refuse_prompts(subject, [ids[-1:] for ids, _ in texts])  # which is predicted, and needs no position
+    places: dict[tuple[int, ...], list[int]] = {}
+    for place, (ids, begin) in enumerate(texts):
+        if not 1 <= begin < len(ids):
+            raise GeometryBenchError(f"Text {place} has {len(ids)} tokens, so its end cannot begin at token {begin}.")
+        places.setdefault(tuple(map(int, ids[:-1])), []).append(place)
     model = cast(Any, without_adapter(subject.model))
     size = int(cast(Any, subject.backbone).get_input_embeddings().weight.shape[0])
-    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-    count = max(1, LOGITS // (size * len(texts[order[-1]])))
-    nats = np.empty(len(texts))
+    inputs = sorted(places, key=len)
+    count = min(max(1, LOGITS // (size * len(inputs[-1]))), batch_size or len(inputs))
+    found: dict[int, Scored] = {}
     with applied(subject, *interventions), subject.measuring():
-        for start in range(0, len(order), count):
-            rows = order[start : start + count]
+        for start in range(0, len(inputs), count):
+            batch = inputs[start : start + count]
             # Padded on the right, where a causal model does not look.
-            ids = pad_sequence([torch.tensor(list(texts[row])) for row in rows], batch_first=True)
-            mask = torch.arange(ids.shape[1]) < torch.tensor([len(texts[row]) for row in rows])[:, None]
-            given = {"input_ids": ids.to(subject.device), "attention_mask": mask.long().to(subject.device)}
+            padded = pad_sequence([torch.tensor(one) for one in batch], batch_first=True)
+            mask = torch.arange(padded.shape[1]) < torch.tensor([len(one) for one in batch])[:, None]
+            given = {"input_ids": padded.to(subject.device), "attention_mask": mask.long().to(subject.device)}
             logits = getattr(model(**given, use_cache=False), "logits", None)
             if logits is None:
                 raise GeometryBenchError(
                     f"{subject.identity.name} has no head that predicts tokens: give the causal model."
                 )
-            for row, scores in zip(rows, logits, strict=True):
-                wanted = torch.tensor(list(texts[row][1:]), device=scores.device)
-                nats[row] = float(cross_entropy(scores[: len(wanted)].float(), wanted, reduction="sum"))
-    if not np.isfinite(nats).all():
+            for one, rows in zip(batch, logits, strict=True):
+                found |= {place: _end(rows, *texts[place]) for place in places[one]}
+            done(sum(len(places[one]) for one in batch))
+    if not np.isfinite([one.nats for one in found.values()]).all():
         raise GeometryBenchError(
             f"The cross-entropy of {subject.identity.name} is not finite: check weights and interventions."
         )
-    return Prediction(nats, np.array([len(ids) - 1 for ids in texts], dtype=np.int64))
+    return [found[place] for place in range(len(texts))]
+
+
+def _end(logits: Tensor, ids: Sequence[int], begin: int) -> Scored:
+    """The end of a text from its logits (positions, vocabulary)."""
+    wanted = torch.tensor(list(ids[begin:]), device=logits.device)
+    rows = logits[begin - 1 : len(ids) - 1].float()
+    greedy = bool((rows.argmax(dim=-1) == wanted).all())
+    return Scored(float(cross_entropy(rows, wanted, reduction="sum")), greedy)

@@ -17,7 +17,7 @@ from geometry_bench.geometry.clusters import split_halves
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.rates import change_interval
 from geometry_bench.geometry.resampling import jackknife_interval
-from geometry_bench.labs.answering import nats_per_token, refused
+from geometry_bench.labs.answering import asked_abilities, hits, nats_per_token, refused
 from geometry_bench.labs.memo import remembered
 from geometry_bench.labs.model import Lab
 from geometry_bench.prompts.names import NEUTRAL
@@ -107,6 +107,38 @@ def plain_nats(lab: Lab) -> float:
     return nats_per_token(lab, NEUTRAL)
 
 
+@remembered
+def plain_hits(lab: Lab, place: int) -> Array:
+    """What the model gets right of one of its abilities (parts,), without interventions."""
+    return hits(lab, asked_abilities(lab)[place], label="as it is")
+
+
+def _ability(lab: Lab, place: int, change: Intervention, random: Sequence[Intervention]) -> dict[str, float | None]:
+    """What a change costs of an ability: shares right as it is, under the change with the interval of the loss, at random.
+
+    Parts count as right or wrong, so that a loss is a change of −1, 0 or 1 a part.
+    """
+    question = asked_abilities(lab)[place]
+    before, after = plain_hits(lab, place), hits(lab, question, [change], label="under the direction")
+    others = [hits(lab, question, [one], label=f"random direction {number + 1}") for number, one in enumerate(random)]
+    lost = np.rint(before).astype(np.int64) - np.rint(after).astype(np.int64)
+    names = list(dict.fromkeys(question.topics))
+    topics = np.array(question.topics)
+    left_out = np.array([lost[topics != name].mean() for name in names])
+    interval = change_interval(lost, topics=jackknife_interval(float(lost.mean()), left_out))
+    share = rate(np.rint(before).astype(bool))
+    return {
+        f"{question.label}_right": share.value,
+        f"{question.label}_right_low": share.low,
+        f"{question.label}_right_high": share.high,
+        f"{question.label}_asked": float(len(before)),
+        f"{question.label}_lost": float(lost.mean()),
+        f"{question.label}_lost_low": interval.low,
+        f"{question.label}_lost_high": interval.high,
+        f"{question.label}_lost_by_random": float(before.mean() - np.mean(others)),
+    }
+
+
 def effect(
     lab: Lab,
     direction: Array,
@@ -121,7 +153,8 @@ def effect(
 ) -> Estimate:
     """By how much refusals of a class rise (``sign`` 1) or fall (−1) in the half left for the test, at strength 1.
 
-    Beside it random directions at the same dose, refusals over all strengths, and nats a token of neutral instructions.
+    Beside it random directions at the same dose, refusals over all strengths, nats a token of neutral instructions, and what
+    it costs of the model's ability, where there is a set of sums or the run names tasks.
     Not applicable where fewer than a tenth of the requests could change.
     """
     both, before = halves(lab), plain_refusals(lab, harmful, False)
@@ -157,6 +190,9 @@ def effect(
     x = list(rates)
     nats = {strength: nats_per_token(lab, NEUTRAL, [intervene(direction, strength)]) for strength in found}
     random_nats = [nats_per_token(lab, NEUTRAL, [intervene(one, 1.0)]) for one in random[:FEW_RANDOM]]
+    able: dict[str, float | None] = {}
+    for place in range(len(asked_abilities(lab))):
+        able |= _ability(lab, place, intervene(direction, 1.0), [intervene(one, 1.0) for one in random[:FEW_RANDOM]])
     return Estimate.of(
         value,
         change_interval(change, topics=jackknife_interval(value, left_out)),
@@ -183,6 +219,7 @@ def effect(
             "nats_added": nats[1.0] - plain_nats(lab),
             "nats_added_by_random": float(np.mean(random_nats)) - plain_nats(lab),
             "length": float(np.linalg.norm(direction)),
+            **able,
             **(details or {}),
         },
         notes=[f"judged by {VERSION}, {NEW_TOKENS} tokens of each answer"],

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from geometry_bench.labs.memo import remembered
 from geometry_bench.labs.model import Lab
+from geometry_bench.labs.questions import SUMS_ASKED, Question, Sums, TaskOf, abilities
 
 if TYPE_CHECKING:
     from geometry_bench.behavior.interventions import Intervention
@@ -57,6 +58,27 @@ def said_for(lab: Lab, prompts: Prompts, words: Sequence[int], traces: Sequence[
     from geometry_bench.behavior.traces import forced
 
     return forced(lab.subject, prompts, words, traces)
+
+
+@remembered
+def asked_abilities(lab: Lab) -> tuple[Sums | TaskOf, ...]:
+    """What stands for the model's ability: tasks that the run names, else a few hundred sums; none where there are none."""
+    return abilities(lab.request_settings, SUMS_ASKED)
+
+
+def hits(
+    lab: Lab, question: Question, interventions: Sequence[Intervention] = (), *, label: str = "answers"
+) -> NDArray[np.float64]:
+    """One number for each part of a question (parts,); answers are kept on disk where the run keeps things."""
+    replies = question.replies(
+        lab.subject,
+        interventions,
+        store=lab.store,
+        progress=lab.capture_settings.progress,
+        label=f"{lab.identity.name}: {question.label}, {label}",
+    )
+    found: NDArray[np.float64] = question.judged([replies])[0]
+    return found
 
 
 def nats_per_token(lab: Lab, name: str, interventions: Sequence[Intervention] = ()) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +17,11 @@ from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.subspaces import OverlapSweep, Rule, energy_of_vector, rank_of_share
 from geometry_bench.labs.memo import Memo, remembered
+from geometry_bench.labs.questions import SUMS, Sums, TaskOf, abilities
+from geometry_bench.labs.requirements import Requirements
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.prompts.sets import RequestSet
-from geometry_bench.records.facts import RequestFacts, WeightInputs
+from geometry_bench.records.facts import RequestFacts, TaskFacts, WeightInputs
 from geometry_bench.storage import digest_lines
 from geometry_bench.subjects.families import CONTROL, Family, Member
 from geometry_bench.updates.store import Store
@@ -48,12 +50,22 @@ STARTS: Mapping[str, str] = {"aligned": "aligned", "safety": "safety_tuned", "dp
 """What fine-tunes start from, by the role whose update is the alignment."""
 
 
-def family_inputs(members: Iterable[str], notes: Iterable[str] = (), sets: Sequence[RequestSet] = ()) -> WeightInputs:
+def family_inputs(
+    members: Iterable[str], required: Requirements, settings: RequestSettings, notes: Iterable[str] = ()
+) -> WeightInputs:
     """What a record says of updates: which members they are between, the grids, what is left out; and the sets of requests
-    that claims on answers ask."""
-    lines = [f"{SHARES} {THRESHOLDS} {sorted(members)}", *(drawn.hash for drawn in sets)]
-    requests = [RequestFacts(**drawn.facts()) for drawn in sets]
-    return WeightInputs(hash=digest_lines(lines), notes=list(notes), requests=requests)
+    and the tasks that claims on answers ask."""
+    able = abilities(settings) if required.abilities else ()
+    sums = [SUMS] if any(isinstance(one, Sums) for one in able) else []
+    sets = [settings.load(name) for name in (*required.sets, *sums)]
+    tasks = [one for one in able if isinstance(one, TaskOf)]
+    lines = [f"{SHARES} {THRESHOLDS} {sorted(members)}", *(drawn.hash for drawn in sets), *(one.hash for one in tasks)]
+    return WeightInputs(
+        hash=digest_lines(lines),
+        notes=list(notes),
+        requests=[RequestFacts(**drawn.facts()) for drawn in sets],
+        tasks=[TaskFacts(**one.described) for one in tasks],
+    )
 
 
 @dataclass(frozen=True)
@@ -131,9 +143,18 @@ class FamilyLab(Memo):
 
         return Projections(self, self._store, self._points, self._judge, progress=self._progress)
 
+    @property
+    def abilities(self) -> tuple[Sums | TaskOf, ...]:
+        """What stands for the ability of the family's models."""
+        return abilities(self._requests)
+
     def requests(self, name: str) -> RequestSet:
         """The requests drawn of a set."""
         return self._requests.load(name)
+
+    def inputs(self, members: Iterable[str], required: Requirements) -> WeightInputs:
+        """What a record says of the updates between some members, and of what their models are asked."""
+        return family_inputs(members, required, self._requests, self.notes())
 
     def members(self, start: str) -> dict[str, tuple[Member, Member]]:
         """Label -> (start, end) of the updates about one of ``STARTS``: the alignment's and those of tasks that there are.

@@ -16,11 +16,12 @@ from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.groups import Group, Summed, deal_topics
 from geometry_bench.geometry.moments import Folding, Moments
 from geometry_bench.labs.memo import Memo, remembered
+from geometry_bench.labs.questions import SUMS_ASKED, Sums, TaskOf, abilities
 from geometry_bench.labs.requirements import NOTHING, RequestRendering, Requirements, Wanted
 from geometry_bench.prompts.pack import Pack, without_opening
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.prompts.sets import RequestSet
-from geometry_bench.records.facts import ModelFacts, PromptInputs, Requested, RequestFacts
+from geometry_bench.records.facts import ModelFacts, PromptInputs, Requested, RequestFacts, TaskFacts
 from geometry_bench.records.measurement import Absence, NotApplicableError
 from geometry_bench.storage import digest_bytes
 from geometry_bench.subjects.spec import Identity, SubjectSpec
@@ -396,6 +397,7 @@ class Lab(Memo):
     def inputs(self, required: Requirements, published: Requirements | None = None) -> PromptInputs:
         """What a record says of the prompts behind a value, in the corrected variant unless both read them alike."""
         chat, messages, sets = self.subject.chat, required.messages, required.sets
+        able = abilities(self.request_settings, SUMS_ASKED) if required.abilities else ()
         of_messages = [sorted(self.encoded(name, "corrected").items()) for name in messages]
         prompts = [prompt for conditions in of_messages for _, encoded in conditions for prompt in encoded]
         for name in sets:
@@ -414,7 +416,11 @@ class Lab(Memo):
             safety_controls=self.pack.safety_controls_from if "benign" in messages else None,
             wording={name: self.pack.wording(name) for name in messages},
             messages=list(messages),
-            requests=[RequestFacts(**self.request_settings.load(name).facts()) for name in sets],
+            requests=[
+                *(RequestFacts(**self.request_settings.load(name).facts()) for name in sets),
+                *(RequestFacts(**one.requests.facts()) for one in able if isinstance(one, Sums)),
+            ],
+            tasks=[TaskFacts(**one.described) for one in able if isinstance(one, TaskOf)],
             tokens_hash=_tokens_hash(prompts),
             template=chat.name if in_chat else "raw text",
             template_hash=chat.template_hash if in_chat else None,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from geometry_bench.activations.pooling import Pooling
+from geometry_bench.labs.questions import SUMS_ASKED, abilities
 from geometry_bench.prompts.pack import Pack
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.storage import digest_lines
@@ -31,7 +32,8 @@ class Requirements:
     read at the last token. ``sets`` names sets of requests by role, in ``rendering``, read in each of ``poolings``;
     ``placed`` are poolings that start at a place found in the prompts themselves, so that they are captured when asked for.
     ``under`` names system prompts of the pack that the requests meet, in place of none: each entry is a pass over the
-    requests, under one prompt or under several in turn.
+    requests, under one prompt or under several in turn. With ``abilities`` what the model can do is asked too, see
+    `labs.questions.abilities`.
     """
 
     system_role: bool = False
@@ -42,6 +44,7 @@ class Requirements:
     poolings: tuple[Pooling, ...] = ()
     placed: tuple[Pooling, ...] = ()
     under: tuple[tuple[str, ...], ...] = ()
+    abilities: bool = False
 
     @property
     def reads_pack(self) -> bool:
@@ -56,9 +59,12 @@ class Requirements:
         """Content hash of all prompts, known before any model is loaded: the pack's own where no requests are read."""
         if not self.sets:
             return pack.hash
+        able = abilities(settings, SUMS_ASKED) if self.abilities else ()
         drawn = (f"{name} {settings.load(name).hash}" for name in self.sets)
         systems = (f"under {digest_lines([pack.systems[name] for name in met])}" for met in self.under)
-        return digest_lines([*([pack.hash] if self.messages else []), *systems, *drawn])
+        return digest_lines(
+            [*([pack.hash] if self.messages else []), *systems, *drawn, *(f"{one.name} {one.hash}" for one in able)]
+        )
 
     def cost(self, pack: Pack, settings: RequestSettings | None = None) -> int:
         """Forward passes that a claim would take alone; claims on one message set or set of requests share them."""

@@ -74,6 +74,14 @@ PUBLIC: Mapping[str, Public] = {
 """The public sets by their name here; ``-safe`` and the like are parts of one."""
 
 
+def parts_of(name: str) -> tuple[str, ...]:
+    """The public sets that a set of both kinds consists of; none for any other set."""
+    whole = PUBLIC.get(name.lower())
+    return tuple(
+        part for part, one in PUBLIC.items() if whole and one is not whole and one.hub == whole.hub and not whole.where
+    )
+
+
 def commit_of(public: Public) -> str:
     """The commit that is read, resolved before anything is loaded; offline, the one in the local Hub cache.
 

@@ -22,6 +22,8 @@ USUAL_COLUMNS = (
 """The columns looked for, in this order and in any case, where none is named; a single column needs none of these names."""
 
 _BEHAVIOURS = {"Behavior", "SemanticCategory", "ContextString"}  # HarmBench's own csv
+_CONTRASTS = {"prompt", "type", "focus"}  # XSTest's own csv
+_LABEL, _BOTH = "label", {"safe", "unsafe"}
 _LOOKED_AT = 100
 """Rows whose columns are taken for the table's: in json lines a row may lack some."""
 _USERS = ("user", "human", "prompter")
@@ -40,12 +42,16 @@ class Asked:
 
 @dataclass(frozen=True)
 class Reading:
-    """The requests of a table, the column they were read from, and the rows left out by reason."""
+    """The requests of a table, the column they were read from, and the rows left out by reason.
+
+    ``mixed`` says that the table's own label calls some of them safe and others unsafe.
+    """
 
     requests: tuple[Request, ...]
     column: str
     left_out: Mapping[str, int]
     notes: tuple[str, ...]
+    mixed: bool = False
 
 
 def read_requests(rows: Iterator[Row], label: str, asked: Asked, hoped: str | None = None) -> Reading:
@@ -65,11 +71,13 @@ def read_requests(rows: Iterator[Row], label: str, asked: Asked, hoped: str | No
     column, topic, where = asked.column or _usual_column(columns, head, label), asked.topic, asked.where or {}
     for name in (column, *([topic] if topic else []), *where):
         need_column(name, columns, label)
-    topic = topic or (hoped if hoped in columns else "SemanticCategory" if behaviours else None)
+    own = "SemanticCategory" if behaviours else "type" if set(columns) >= _CONTRASTS else None
+    topic = topic or (hoped if hoped in columns else own)
     # A HarmBench behaviour with a context is asked about that context; without it the request would make no sense.
     context = "ContextString" if behaviours and column == "Behavior" else None
     made: list[Request] = []
     total, kept, conversations = 0, 0, False
+    labels: set[str] = set()
     left_out: Counter[str] = Counter()
     found: dict[str, Counter[str]] = {name: Counter() for name in where}
     for number, row in enumerate(itertools.chain(head, rows), start=1):
@@ -89,6 +97,7 @@ def read_requests(rows: Iterator[Row], label: str, asked: Asked, hoped: str | No
         elif not _is_unicode(text):
             left_out["half of a surrogate pair in the text"] += 1
         else:
+            labels.add(str(row.get(_LABEL)).strip().casefold())
             made.append(Request(f"row-{number}", text, _topic(row.get(topic)) if topic else None))
     conditions = " and ".join(f"{name} = {value}" for name, value in where.items())
     if not made:
@@ -101,7 +110,9 @@ def read_requests(rows: Iterator[Row], label: str, asked: Asked, hoped: str | No
         *([f"{kept} of {total} rows have {conditions}"] if conditions else []),
         *(f"{rows} of {kept} rows left out: {reason}" for reason, rows in left_out.items()),
     ]
-    return Reading(tuple(made), column, dict(left_out), tuple(notes))
+    if labels >= _BOTH:
+        notes.append(f"some requests are safe and others unsafe, as column {_LABEL!r} says")
+    return Reading(tuple(made), column, dict(left_out), tuple(notes), labels >= _BOTH)
 
 
 def _usual_column(columns: Sequence[str], head: Sequence[Row], label: str) -> str:

@@ -7,6 +7,7 @@ from functools import cache
 
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.prompts.names import ALIGNMENT, NEUTRAL
+from geometry_bench.prompts.public import parts_of
 from geometry_bench.prompts.sets import RequestSet, load_set
 
 _FOLLOWS = {ALIGNMENT: NEUTRAL, "safe-unmatched": "safe"}
@@ -28,13 +29,17 @@ class RequestSettings:
 
     ``count`` is that of each class; some roles get a multiple of it. A set that holds fewer gives all it has. Sets that pair
     off are drawn alike. ``sources`` are pairs of role and set (a built-in or public name, or a file) that the user names,
-    ``own`` those of the models' manifest; without one, a role is filled by the built-in set of its name.
+    ``own`` those of the models' manifest; without one, a role is filled by the built-in set of its name. ``tasks`` are
+    those of lm-eval that stand for the ability of models, as `geometry_bench.behavior.harness.tasks` names them, and
+    ``limit`` how many documents of each are asked.
     """
 
     count: int = 60
     seed: int = 0
     sources: tuple[tuple[str, str], ...] = ()
     own: tuple[tuple[str, str], ...] = ()
+    tasks: tuple[str, ...] = ()
+    limit: int | None = None
 
     def source(self, role: str) -> str:
         """Name of the set that fills a role."""
@@ -48,14 +53,22 @@ class RequestSettings:
         """The requests drawn for a role.
 
         Raises:
-            GeometryBenchError: its set cannot be read, or holds fewer than ``FEWEST`` requests.
+            GeometryBenchError: its set cannot be read, holds fewer than ``FEWEST`` requests, or safe and unsafe ones alike.
         """
         return _drawn(self.source(role), _TIMES.get(role, 1) * self.count, self.seed)
 
 
 @cache
 def _drawn(name: str, count: int, seed: int) -> RequestSet:
+    parts = parts_of(name)
+    if parts:
+        raise GeometryBenchError(f"The set {name} holds requests of both kinds: name {' or '.join(parts)}.")
     whole = load_set(name)
+    if whole.mixed:
+        raise GeometryBenchError(
+            f"The set {name} holds requests of both kinds, as its column label says: write {name}?label=safe or "
+            f"{name}?label=unsafe."
+        )
     taken = min(count, len(whole))
     if taken < FEWEST:
         given = f"{taken} request{'s' if taken > 1 else ''}"

@@ -61,6 +61,8 @@ class RequestSet:
     left_out: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     """What was read, left out or guessed on reading, one sentence each."""
+    mixed: bool = False
+    """Whether its own labels call some of the requests safe and others unsafe."""
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -230,4 +232,5 @@ def _draw(
         where={column: str(value) for column, value in (asked.where or {}).items()},
         left_out=reading.left_out if reading else {},
         notes=(*(reading.notes if reading else ()), *again),
+        mixed=reading is not None and reading.mixed,
     )

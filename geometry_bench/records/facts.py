@@ -251,9 +251,21 @@ def judge_name(judge: JudgeRecord | None) -> str:
     return BEFORE_JUDGES if judge is None else judge.name
 
 
+class TaskFacts(Frozen):
+    """A task of lm-eval's as it was run."""
+
+    name: str
+    harness: str = Field(description="lm-eval and its version")
+    version: str
+    hash: str = Field(description="of configurations, documents and examples")
+    documents: int
+    shots: str
+
+
 class _Inputs(Frozen):
     hash: str = Field(description="content hash of all that a value is measured on, known before any model is loaded")
     judge: JudgeRecord | None = Field(None, description="who judged answers, where the value stands on any")
+    tasks: list[TaskFacts] = Field(default_factory=list, description="tasks that stand for the ability of models")
 
     def comparability(self) -> dict[str, Any]:
         """Facts that must be the same in two measurements that are compared."""

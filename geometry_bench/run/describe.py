@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from geometry_bench.labs.questions import abilities
 from geometry_bench.prompts.names import ROLES
 from geometry_bench.prompts.own import OwnPrompts
 from geometry_bench.prompts.roles import RequestSettings
@@ -59,13 +60,15 @@ def _prompts(bench: Bench) -> Iterator[str]:
 
 
 def _sets(prompts: Prompts) -> str:
-    """The sets that are not the built-in ones: those of one file together."""
+    """The sets that are not the built-in ones, those of one file together; and tasks."""
     requests = prompts.requests
     named = [role for role in ROLES if requests.source(role) != RequestSettings().source(role)]
     by_file: dict[str, list[str]] = {}
     for role in named:
         by_file.setdefault(requests.load(role).name.partition(":")[0], []).append(role)
-    return "".join(f"; {', '.join(roles)} from {file}" for file, roles in by_file.items())
+    tasks = [f"{one.label} ({len(one.topics)} documents)" for one in (abilities(requests) if requests.tasks else ())]
+    named_sets = [f"; {', '.join(roles)} from {file}" for file, roles in by_file.items()]
+    return "".join([*named_sets, *([f"; tasks {', '.join(tasks)}"] if tasks else [])])
 
 
 def _member(target: ModelTarget) -> str:

@@ -16,8 +16,9 @@ from geometry_bench.labs.requirements import Wanted
 from geometry_bench.records.environment import environment
 from geometry_bench.records.facts import ModelFacts, judge_name
 from geometry_bench.records.measurement import Absence, Measurement, Missing, NotApplicableError
+from geometry_bench.run.key import Key
 from geometry_bench.run.plan import Plan, Task
-from geometry_bench.run.targets import Key, ModelTarget, Prompts, Target
+from geometry_bench.run.targets import ModelTarget, Prompts, Target
 from geometry_bench.subjects.threads import threads_for
 
 L = TypeVar("L")

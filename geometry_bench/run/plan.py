@@ -10,9 +10,10 @@ from geometry_bench.claims.model import Case, Claim, Scope
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.claims.requests import Labelled
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.labs.questions import abilities
 from geometry_bench.prompts.own import OwnPrompts
 from geometry_bench.prompts.pack import load_pack
-from geometry_bench.prompts.roles import RequestSettings
+from geometry_bench.prompts.roles import FEWEST, RequestSettings
 from geometry_bench.published.load import load_publication
 from geometry_bench.records.facts import JudgeRecord
 from geometry_bench.records.measurement import Baseline, case_key
@@ -186,12 +187,27 @@ def _prompts(settings: Settings, named: Iterable[OwnPrompts | None]) -> Prompts:
 
 
 def _check_requests(requests: RequestSettings) -> None:
-    """Named sets are read at once, so that a fault in them is reported before anything is measured."""
+    """Named sets and tasks are read at once, so that a fault in them is reported before anything is measured."""
     drawn = {role for role, _ in (*requests.sources, *requests.own)}
     for role in sorted(drawn):
         requests.load(role)
+    if requests.tasks:
+        _check_tasks(requests)
     if {"safe", "unsafe"} & drawn:
         Labelled.of(*(requests.load(role) for role in ("safe", "unsafe")))
+
+
+def _check_tasks(requests: RequestSettings) -> None:
+    asked = abilities(requests)
+    labels = [one.label for one in asked]
+    if len(set(labels)) < len(labels):
+        raise GeometryBenchError(f"Two tasks of the run are called {max(labels, key=labels.count)}: name each once.")
+    for one in asked:
+        if len(one.topics) < FEWEST:
+            raise GeometryBenchError(
+                f"The task {one.label} asks {len(one.topics)} documents: at least {FEWEST} are needed, since intervals "
+                "leave some out; raise --limit, or give more."
+            )
 
 
 def _check_unique(tasks: Sequence[Task]) -> None:

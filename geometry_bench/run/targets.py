@@ -15,10 +15,8 @@ from geometry_bench.labs.panel import Panel
 from geometry_bench.prompts.own import OwnPrompts
 from geometry_bench.prompts.pack import Pack
 from geometry_bench.prompts.roles import RequestSettings
-from geometry_bench.published.alignment import alignment_group_of
 from geometry_bench.published.publication import Publication
 from geometry_bench.records.facts import (
-    BEFORE_JUDGES,
     Facts,
     FamilyFacts,
     GroupFacts,
@@ -28,11 +26,11 @@ from geometry_bench.records.facts import (
     PublicationFacts,
     PublicationInputs,
     Requested,
-    judge_name,
     panel_revision,
     shared,
 )
 from geometry_bench.records.measurement import Measurement, case_key
+from geometry_bench.run.key import Key, alignments
 from geometry_bench.run.request import Settings
 from geometry_bench.storage import cache_folder
 from geometry_bench.subjects.families import Family
@@ -57,43 +55,6 @@ class Prompts:
     def of(self, own: OwnPrompts | None) -> Prompts:
         """What is read with a manifest's prompts; with None, what is read where no manifest names any."""
         return self if own is None else self.own[own]
-
-
-@dataclass(frozen=True)
-class Key:
-    """All that decides a measurement and is known before anything is loaded."""
-
-    claim: str
-    version: int
-    case: str
-    subject: str
-    revision: str
-    inputs: str
-    adapter: str | None = None
-    requested: Requested | None = None
-    alignment: tuple[str, ...] = ()
-    """Groups of alignment methods by member, where the measurement itself depends on them."""
-    judge: str = BEFORE_JUDGES
-
-    @classmethod
-    def of(cls, one: Measurement) -> Key:
-        """The key of what was measured before."""
-        facts = one.subject
-        declared: dict[str, Any] = {}
-        if isinstance(facts, ModelFacts):
-            declared = {"adapter": facts.adapter_hash, "requested": facts.requested}
-        elif isinstance(facts, GroupFacts):
-            methods = {name: member.alignment for name, member in facts.members.items()}
-            declared = {"requested": facts.requested, "alignment": _alignments(methods)}
-        if one.inputs is not None:
-            declared["judge"] = judge_name(one.inputs.judge)
-        inputs = one.inputs.hash if one.inputs is not None else ""
-        return cls(one.claim, one.claim_version, one.case, facts.id, facts.revision, inputs, **declared)
-
-
-def _alignments(methods: Mapping[str, str | None]) -> tuple[str, ...]:
-    groups = ((name, alignment_group_of(method) if method else "unknown") for name, method in methods.items())
-    return tuple(f"{name}: {group}" for name, group in groups)
 
 
 class Labs(Protocol):
@@ -257,7 +218,7 @@ class GroupTarget(Target):
 
     def declared(self) -> dict[str, Any]:
         methods = {name: member.spec.alignment for name, member in self.members.items()}
-        return {"requested": self.requested, "alignment": _alignments(methods)}
+        return {"requested": self.requested, "alignment": alignments(methods)}
 
     def inputs_hash(self, claim: Claim, prompts: Prompts) -> str:
         return group_hash(claim.requires, prompts.requests, prompts.depth)
@@ -313,7 +274,7 @@ class FamilyTarget(Target):
         return self.family.prompts
 
     def inputs_hash(self, claim: Claim, prompts: Prompts) -> str:
-        return family_inputs(self.members, sets=[prompts.requests.load(name) for name in claim.requires.sets]).hash
+        return family_inputs(self.members, claim.requires, prompts.requests).hash
 
     def open(self, labs: Labs, claim: Claim) -> FamilyLab:
         from geometry_bench.updates.store import Store
@@ -343,7 +304,7 @@ class FamilyTarget(Target):
         return FamilyFacts(id=self.id, name=self.name, revision=self.revision, members=members, dtype=dtype)
 
     def inputs(self, lab: FamilyLab, claim: Claim) -> Inputs:
-        return family_inputs(self.members, lab.notes(), [lab.requests(name) for name in claim.requires.sets])
+        return lab.inputs(self.members, claim.requires)
 
 
 @dataclass(frozen=True)

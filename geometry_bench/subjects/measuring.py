@@ -27,7 +27,7 @@ def measuring(model: nn.Module) -> Iterator[None]:
     # Set one by one: some models merge weights when eval() is called.
     training = [module for module in model.modules() if module.training]
     scaled = [(module, bool(module.layers_are_rescaled)) for module in model.modules() if hasattr(module, _RESCALED)]
-    put_back = _random_states()
+    put_back = random_states()
     try:
         for module in training:
             module.training = False
@@ -53,8 +53,8 @@ def _rescale(module: Any, wanted: bool) -> None:
         module.training = False
 
 
-def _random_states() -> list[Callable[[], object]]:
-    """For every generator the call that puts it back to where it is now."""
+def random_states() -> list[Callable[[], object]]:
+    """For every generator of torch, numpy and Python the call that puts it back to where it is now."""
     states: list[Callable[[], object]] = [
         partial(torch.set_rng_state, torch.get_rng_state()),
         partial(np.random.set_state, np.random.get_state()),

@@ -114,7 +114,7 @@ CLAIMS: tuple[Claim, ...] = (
         published_criterion=None,
         metric="accuracy",
         smallest_change=0.1,
-        requires=Requirements(sets=(*steered.CLASSES, NEUTRAL), rendering="chat", poolings=(LAST,)),
+        requires=Requirements(sets=(*steered.CLASSES, NEUTRAL), rendering="chat", poolings=(LAST,), abilities=True),
         asked_by="answers",
         judged="refusals",
     ),

@@ -25,16 +25,21 @@ from geometry_bench.claims.model import Case, Estimates
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.agreement import agreement
 from geometry_bench.geometry.directions import Array
+from geometry_bench.geometry.rates import change_interval
 from geometry_bench.geometry.resampling import jackknife_interval
 from geometry_bench.geometry.subspaces import Scheme
 from geometry_bench.labs.family import SHARES, FamilyLab
-from geometry_bench.labs.projections import CONTROLS, Graded, Measure, ProjectionPath
+from geometry_bench.labs.projections import CONTROLS, Measure, ProjectionPath
+from geometry_bench.labs.questions import Graded, TaskOf
 from geometry_bench.records.estimates import VARIANTS, Curve, Estimate, Null, Units, Variant
 from geometry_bench.records.measurement import Absence, NotApplicableError
 
 CONTAMINATED = "contaminated"
 LEAST_LOST = 0.02
 """Utility that the controls must cost on average for a slope over it to say anything."""
+
+LEAST_RIGHT = 0.1
+"""Share of an ability's documents that start or fine-tune must get right for there to be something to lose."""
 
 _BOTH: tuple[Measure, Measure] = ("utility", "harm")
 MIDDLE = 0.5
@@ -51,6 +56,15 @@ class _Rates:
         self.top = path.top[:, requests].mean(axis=1)
         self.controls: Array = path.controls[:, seeds][..., requests].mean(axis=-1)  # (bases, seeds, shares)
         self.top_energy, self.control_energy = path.top_energy, path.control_energy[:, seeds]
+
+    def every(self) -> Array:
+        """Rates of Top-K and of each kind of control, mean over seeds: (bases, shares)."""
+        return np.concatenate([self.top[None], self.controls.mean(axis=1)])
+
+    def outside(self) -> Array:
+        """How far each of them lies outside of the start and the fine-tune, negative between the two: (bases, shares)."""
+        every, ends = self.every(), (self.start, self.end)
+        return np.maximum(min(ends) - every, every - max(ends))
 
     def top_at_controls(self, variant: Variant) -> Array:
         """Top-K's rate for each control's point (bases, seeds, shares): at its share, or at the energy that it keeps."""
@@ -90,13 +104,77 @@ def over_refusal(family: FamilyLab, case: Case) -> Estimates:
 
     def largest(requests: Kept, seeds: Kept) -> float:
         rates = _Rates(path, requests, seeds)
-        every = np.concatenate([rates.top[None], rates.controls.mean(axis=1)])
-        return float(np.abs(every - rates.end).max())
+        return float(np.abs(rates.every() - rates.end).max())
 
     estimate = _estimate(
         [path], largest, {"fine_tuned": float(path.end.mean()), "start": float(path.start.mean())}, None
     )
     return {"corrected": estimate}
+
+
+def general_ability(family: FamilyLab, case: Case) -> Estimates:
+    """By how much a projected model does worse than both the start and the whole fine-tune, or better than both.
+
+    The largest over ρ, bases and abilities; negative where all lie between. The interval is at least as wide as that of one
+    share whose documents do not change.
+    """
+    start, scheme = case.parameters
+    way: Scheme = "parallel" if scheme == "parallel" else "orthogonal"
+    asked = family.abilities
+    if not asked:
+        raise NotApplicableError(
+            Absence.UNCHECKABLE,
+            "the set maths holds no sums of a known form: name a task of lm-eval with --evaluate TASK, or sums with "
+            "--set maths=SET",
+        )
+    measures: list[Measure | TaskOf] = [one if isinstance(one, TaskOf) else "utility" for one in asked]
+    paths = [_path(family, start, CONTAMINATED, way, measure) for measure in measures]
+    able = [max(path.start.mean(), path.end.mean()) for path in paths]
+    if min(able) < LEAST_RIGHT:
+        worst = int(np.argmin(able))
+        raise NotApplicableError(
+            Absence.UNDEFINED,
+            f"{asked[worst].label}: start and fine-tune get {100 * able[worst]:.0f} % right at most, so there is no ability "
+            "to lose",
+        )
+
+    def farthest(*kept: Kept) -> float:
+        return max(
+            float(_Rates(path, requests, kept[-1]).outside().max())
+            for path, requests in zip(paths, kept[:-1], strict=True)
+        )
+
+    details: dict[str, Any] = {}
+    curves: dict[str, Curve] = {}
+    for one, path in zip(asked, paths, strict=True):
+        rates = _Rates(path, *_all(path))
+        every = rates.every()
+        details |= {f"{one.label}_start": rates.start, f"{one.label}_fine_tuned": rates.end}
+        details |= {f"{one.label}_lowest": float(every.min()), f"{one.label}_highest": float(every.max())}
+        curves |= {f"{one.label}_{name}": curve for name, curve in _curves(rates).items()}
+    read = _path(family, start, CONTAMINATED, way, "prediction")
+    nats = _Rates(read, *_all(read))
+    details |= {"nats_start": nats.start, "nats_fine_tuned": nats.end}
+    details |= {"nats_lowest": float(nats.every().min()), "nats_highest": float(nats.every().max())}
+    curves |= {f"nats_{name}": curve for name, curve in _curves(nats).items() if "energy" not in name}
+    estimate = _estimate(paths, farthest, details, None, curves)
+    return {"corrected": _at_least(estimate, min(len(path.start) for path in paths))}
+
+
+def _at_least(estimate: Estimate, count: int) -> Estimate:
+    """The estimate with an interval no narrower than that of a share of so many documents, none of which has changed."""
+    least = change_interval([0] * count)
+    assert estimate.value is not None
+    assert estimate.error is not None
+    assert estimate.low is not None
+    assert estimate.high is not None
+    return estimate.model_copy(
+        update={
+            "error": max(estimate.error, least.error),
+            "low": min(estimate.low, estimate.value + least.low),
+            "high": max(estimate.high, estimate.value + least.high),
+        }
+    )
 
 
 def layer_removal(family: FamilyLab, case: Case) -> Estimates:
@@ -142,7 +220,7 @@ def _path(
     start: str,
     task: str,
     scheme: Scheme,
-    measure: Measure,
+    measure: Measure | TaskOf,
     shares: tuple[float, ...] = SHARES,
     layers: tuple[int, ...] | None = None,
 ) -> ProjectionPath:

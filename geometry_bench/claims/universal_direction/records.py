@@ -157,7 +157,9 @@ CLAIMS: tuple[Claim, ...] = (
         published_criterion=None,
         metric="accuracy",
         smallest_change=0.1,
-        requires=Requirements(sets=(*steered.CLASSES, NEUTRAL), rendering="chat", poolings=(MEAN_LAST_FIVE,)),
+        requires=Requirements(
+            sets=(*steered.CLASSES, NEUTRAL), rendering="chat", poolings=(MEAN_LAST_FIVE,), abilities=True
+        ),
         asked_by="answers",
         judged="refusals",
         open_question=True,

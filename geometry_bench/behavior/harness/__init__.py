@@ -1,0 +1,1 @@
+"""Tasks of EleutherAI's evaluation harness (lm-eval, extra ``eval``), run on the project's own subjects."""
