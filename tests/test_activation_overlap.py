@@ -45,6 +45,7 @@ from geometry_bench.geometry.moments import Folding, Moments
 from geometry_bench.labs import model as lab_module
 from geometry_bench.labs.memo import Memo, remembered
 from geometry_bench.labs.model import Grouped, Lab
+from geometry_bench.labs.prompt_inputs import prompt_inputs
 from geometry_bench.labs.requirements import MEAN_KEPT
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.prompts.sets import RequestSet
@@ -458,7 +459,7 @@ def test_one_model_from_end_to_end(model: str, tmp_path: Path) -> None:
                 assert other[variant].value == pytest.approx(estimate.value, abs=1e-4), (claim.id, case.key, variant)
     assert measure("activations.early_tokens", lab, "first-5").details["first_position"] == beginning
     first = ACTIVATION_CLAIMS[0]
-    inputs = lab.inputs(first.requires, first.published_requires)
+    inputs = prompt_inputs(lab, first.requires, first.published_requires)
     assert inputs.pooling == "corrected mean+no_bos+no_sinks, published text last"
     assert [one.name for one in inputs.requests] == list(SETS)
     assert inputs.template_hash is not None

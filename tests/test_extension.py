@@ -24,6 +24,7 @@ from geometry_bench.labs.group import GroupLab
 from geometry_bench.labs.memo import Memo, remembered
 from geometry_bench.labs.model import Lab
 from geometry_bench.labs.panel import Panel
+from geometry_bench.labs.prompt_inputs import prompt_inputs
 from geometry_bench.labs.requirements import LAST_KEPT, MEAN, Requirements
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.records.estimates import Estimate
@@ -225,7 +226,7 @@ class Trajectory(Target):
 
     def inputs(self, lab: TrajectoryLab, claim: Claim) -> Inputs:
         (last,) = list(self.steps)[-1:]
-        return lab.labs.model(self.steps[last]).inputs(claim.requires)
+        return prompt_inputs(lab.labs.model(self.steps[last]), claim.requires)
 
 
 def moved(lab: TrajectoryLab, case: Case) -> Estimates:

@@ -15,6 +15,7 @@ from geometry_bench.asked import request_of
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.labs.group import GroupLab
 from geometry_bench.labs.model import Lab
+from geometry_bench.labs.prompt_inputs import prompt_inputs
 from geometry_bench.labs.requirements import MEAN_KEPT, Requirements
 from geometry_bench.options import OPTIONS
 from geometry_bench.prompts.pack import load_pack
@@ -256,7 +257,7 @@ def test_how_well_texts_are_predicted_is_recorded_and_guessing_is_said(tmp_path:
     source.write_text("\n".join([*(f"a{'b' * n}</s>" for n in range(1, 6)), "x"]))
     spec = SubjectSpec(str(folder))
     lab = Lab(spec, resolve(spec), load_pack(), requests=RequestSettings(20, sources=(("unsafe", str(source)),)))
-    inputs = lab.inputs(Requirements(sets=("unsafe", "safe")))
+    inputs = prompt_inputs(lab, Requirements(sets=("unsafe", "safe")))
     prompts = [lab.subject.chat.encode_text(text).ids for text in lab.request_settings.load("safe").texts]
     one_by_one = []
     for ids in prompts[:16]:

@@ -15,6 +15,7 @@ from geometry_bench.geometry.directions import Array
 from geometry_bench.labs.answering import refused
 from geometry_bench.labs.memo import Memo, remembered
 from geometry_bench.labs.model import Lab
+from geometry_bench.labs.prompt_inputs import prompt_inputs
 from geometry_bench.labs.requirements import Requirements
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.prompts.sets import RequestSet
@@ -154,7 +155,7 @@ class GroupLab(Memo):
             self._read(lab, member, self.depths),
             lab.facts(self._ids.get(member, member)),
             block_at(self.depth, lab.layers),
-            lab.inputs(self.requires),
+            prompt_inputs(lab, self.requires),
             frozenset(lab.subject.tokenizer.get_vocab()),
             twins,
             tuple(dict.fromkeys(notes)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -16,19 +16,16 @@ from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.groups import Group, Summed, deal_topics
 from geometry_bench.geometry.moments import Folding, Moments
 from geometry_bench.labs.memo import Memo, remembered
-from geometry_bench.labs.questions import SUMS_ASKED, Sums, TaskOf, abilities
-from geometry_bench.labs.requirements import NOTHING, RequestRendering, Requirements, Wanted
+from geometry_bench.labs.requirements import NOTHING, RequestRendering, Wanted
 from geometry_bench.prompts.pack import Pack, without_opening
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.prompts.sets import RequestSet
-from geometry_bench.records.facts import ModelFacts, PromptInputs, Requested, RequestFacts, TaskFacts
+from geometry_bench.records.facts import ModelFacts, Requested
 from geometry_bench.records.measurement import Absence, NotApplicableError
-from geometry_bench.storage import digest_bytes
 from geometry_bench.subjects.spec import Identity, SubjectSpec
 
 if TYPE_CHECKING:
     from geometry_bench.activations.cache import Cache
-    from geometry_bench.activations.readability import Readability
     from geometry_bench.behavior.store import Answers
     from geometry_bench.prompts.render import Encoded
     from geometry_bench.subjects.subject import Subject
@@ -36,9 +33,6 @@ if TYPE_CHECKING:
 Rendering = Literal["published", "corrected"]
 States = Mapping[str, Array]
 """Condition -> pooled block outputs (messages, layers, width)."""
-
-REQUESTS = "requests"
-"""What stands for the pack in a record whose prompts are sets of requests alone."""
 
 GROUPS = 10
 FEWEST_GROUPS = 4
@@ -213,12 +207,13 @@ class Lab(Memo):
         beyond the source's resolution and the source passed one prompt at a time.
         """
         alone = rendering == "published" and self.subject.dtype not in ("float32", "float64")
-        if rendering == "published" and not alone and self._same_tokens(messages):
+        if rendering == "published" and not alone and self.same_tokens(messages):
             return self.states(messages, "corrected")
         settings = replace(self.capture_settings, batch_size=1) if alone else self.capture_settings
         return self._captured(self.encoded(messages, rendering), f"{self.identity.name}: {messages}", settings)
 
-    def _same_tokens(self, messages: str) -> bool:
+    def same_tokens(self, messages: str) -> bool:
+        """Whether both renderings give the same tokens of a message set under every condition."""
         corrected = self.encoded(messages, "corrected")
         return all(corrected[name] == prompts for name, prompts in self.encoded(messages, "published").items())
 
@@ -393,84 +388,6 @@ class Lab(Memo):
             parent=spec.parent,
         )
 
-    @remembered
-    def inputs(self, required: Requirements, published: Requirements | None = None) -> PromptInputs:
-        """What a record says of the prompts behind a value, in the corrected variant unless both read them alike."""
-        chat, messages, sets = self.subject.chat, required.messages, required.sets
-        able = abilities(self.request_settings, SUMS_ASKED) if required.abilities else ()
-        of_messages = [sorted(self.encoded(name, "corrected").items()) for name in messages]
-        prompts = [prompt for conditions in of_messages for _, encoded in conditions for prompt in encoded]
-        for name in sets:
-            if required.under:
-                prompts += [prompt for system in required.under for prompt in self.encoded_under(name, system)]
-            else:
-                prompts += self.encoded_requests(name, required.rendering)
-        in_chat = bool(messages) or not sets or required.rendering == "chat"  # else no template has touched the prompts
-        read = [*(["last"] if messages or not sets else []), *required.named()]
-        if published is not None:
-            read = [f"corrected {', '.join(read)}", f"published {published.rendering} {', '.join(published.named())}"]
-        return PromptInputs(
-            hash=required.inputs_hash(self.pack, self.request_settings),
-            pack=self.pack.id if required.reads_pack else REQUESTS,
-            controls=self.pack.controls_from if messages or not sets else None,
-            safety_controls=self.pack.safety_controls_from if "benign" in messages else None,
-            wording={name: self.pack.wording(name) for name in messages},
-            messages=list(messages),
-            requests=[
-                *(RequestFacts(**self.request_settings.load(name).facts()) for name in sets),
-                *(RequestFacts(**one.requests.facts()) for one in able if isinstance(one, Sums)),
-            ],
-            tasks=[TaskFacts(**one.described) for one in able if isinstance(one, TaskOf)],
-            tokens_hash=_tokens_hash(prompts),
-            template=chat.name if in_chat else "raw text",
-            template_hash=chat.template_hash if in_chat else None,
-            system_policy=chat.system_policy if in_chat else None,
-            injected_text=chat.injected_text if in_chat else None,
-            truncated_prompts=sum(prompt.truncated for prompt in prompts),
-            bos_doubled_in_published=not all(self._same_tokens(name) for name in messages),
-            pooling=", ".join(read),
-            site="block_output",
-            nats_per_token={name: round(found.nats, 3) for name, found in self._readings(required).items()},
-            uniform_nats=next((round(found.uniform, 3) for found in self._readings(required).values()), None),
-            notes=self._notes(prompts, required),
-        )
-
-    def _readings(self, required: Requirements) -> dict[str, Readability]:
-        found = {name: self.readability(name) for name in (*required.messages, *required.sets)}
-        return {name: one for name, one in found.items() if one is not None}
-
-    @remembered
-    def readability(self, name: str) -> Readability | None:
-        """How well the model predicts the texts of a message set or set of requests, without template."""
-        from geometry_bench.activations.readability import readability
-
-        texts = self._texts(name)
-        return readability(self.subject, [self.subject.chat.encode_text(text).ids for text in texts])
-
-    def _texts(self, name: str) -> list[str]:
-        if name in self.pack.messages:
-            return [message.text for message in self.pack.messages[name]]
-        return self.request_settings.load(name).texts
-
-    def _notes(self, prompts: Sequence[Encoded], required: Requirements) -> list[str]:
-        cut = sum(prompt.truncated for prompt in prompts)
-        notes = [f"{cut} prompts shortened to fit the model's context"] if cut else []
-        notes += [f"{self.pack.id}: {note}" for name in required.messages for note in self.pack.length_notes(name)]
-        for name in (*required.messages, *required.sets):
-            drawn = self.request_settings.load(name) if name in required.sets else None
-            label = self.pack.id if drawn is None else drawn.name if drawn.origin != "pack" else "built-in requests"
-            notes += [f"{label}: {note}" for note in (drawn.notes if drawn is not None else ())]
-            held = sum(map(self.subject.chat.holds_control, self._texts(name)))
-            if held:
-                notes.append(f"{label}: control tokens of the tokenizer in {held} texts are read as text")
-            found = self.readability(name)
-            if found is not None and found.is_guessing:
-                notes.append(
-                    f"{label}: the model predicts them no better than by guessing ({found.uniform:.1f} nats a token), so "
-                    "values on them may be noise"
-                )
-        return list(dict.fromkeys(notes))
-
     def close(self) -> None:
         """Let the model and its activations go."""
         subject = self.__dict__.pop("subject", None)
@@ -478,7 +395,3 @@ class Lab(Memo):
             subject.close()
         self._requests.clear()
         self.forget()
-
-
-def _tokens_hash(prompts: Iterable[Encoded]) -> str:
-    return digest_bytes(np.asarray([len(prompt.ids), *prompt.ids], dtype="<i8").tobytes() for prompt in prompts)

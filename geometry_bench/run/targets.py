@@ -12,6 +12,7 @@ from geometry_bench.labs.family import FamilyLab, family_inputs
 from geometry_bench.labs.group import GroupLab, group_hash
 from geometry_bench.labs.model import Lab
 from geometry_bench.labs.panel import Panel
+from geometry_bench.labs.prompt_inputs import prompt_inputs
 from geometry_bench.prompts.own import OwnPrompts
 from geometry_bench.prompts.pack import Pack
 from geometry_bench.prompts.roles import RequestSettings
@@ -186,7 +187,7 @@ class ModelTarget(Target):
         return lab.facts(self.id)
 
     def inputs(self, lab: Lab, claim: Claim) -> Inputs:
-        return lab.inputs(claim.requires, claim.published_requires)
+        return prompt_inputs(lab, claim.requires, claim.published_requires)
 
 
 @dataclass(frozen=True)
