@@ -23,7 +23,8 @@ from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.mapped import broadcast, direction_cosines, inner_products, shared_scores
 from geometry_bench.judging import reported_value
 from geometry_bench.labs.group import GroupLab, block_at
-from geometry_bench.labs.requirements import MEAN_LAST_FIVE
+from geometry_bench.labs.prompt_inputs import prompt_inputs
+from geometry_bench.labs.requirements import MEAN_LAST_FIVE, Requirements
 from geometry_bench.options import OPTIONS
 from geometry_bench.prompts.names import ALIGNMENT
 from geometry_bench.prompts.roles import RequestSettings
@@ -72,10 +73,18 @@ def planted_group(
             twin=lambda seed: nullcontext(SimpleNamespace(layers=LAYERS, requests=read(f"{name} {seed}", untrained))),
             subject=SimpleNamespace(tokenizer=SimpleNamespace(get_vocab=lambda: {"x" if name == "alien" else "e": 0})),
             facts=lambda id: SimpleNamespace(alignment="DPO" if name == "c" else "SFT"),
-            inputs=lambda required: PromptInputs(hash=name, pooling="", site="", truncated_prompts=0),
+            inputs=PromptInputs(hash=name, pooling="", site="", truncated_prompts=0),
         )
 
     return GroupLab(members, members[0], member, CLAIMS["universal.auroc"].requires, settings)
+
+
+@pytest.fixture(autouse=True)
+def _inputs_of_planted_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    def inputs(lab: Any, required: Requirements) -> PromptInputs:
+        return lab.inputs if isinstance(lab, SimpleNamespace) else prompt_inputs(lab, required)
+
+    monkeypatch.setattr("geometry_bench.labs.group.prompt_inputs", inputs)
 
 
 ROTATIONS = {

@@ -104,6 +104,7 @@ def test_a_run_that_the_judge_stops_goes_on_and_its_value_is_that_of_the_scores(
     asked = len(state.seen)
     code, out, err = shell(*one_case, *judge, "--results", results, "--resume")
     assert code in (0, 1)
+    assert f"harm judged by grader at {url}" in out
     assert len(state.seen) == asked + 1  # it alone had no verdict
     assert len(points) == 27
     assert len({one["messages"][0]["content"] for one in state.seen}) == len(state.seen) - 2  # none but those two again

@@ -39,6 +39,8 @@ def opening(bench: Bench) -> Iterator[str]:
         if len(same) > 1:
             yield f"one checkpoint under several names: {', '.join(target.id for target in same)}"
     yield from _prompts(bench)
+    if bench.plan.settings.judge.grades:
+        yield f"harm judged by {bench.plan.judge.name}"
     yield (
         f"baselines {bench.baselines.store.roots[0]}"
         + "".join(f", against {found.path}" for found in bench.baselines.against)
