@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Shell
 
 pytest.importorskip("lm_eval")
 
@@ -244,3 +245,23 @@ def test_what_a_model_cannot_do_gets_a_sentence(aligned: Subject, tmp_path: Path
     beams = {"generation_kwargs": {"num_beams": 4}}
     with pytest.raises(GeometryBenchError, match="generation with num_beams"):
         evaluate(aligned, load_task(sums(tmp_path, "beams", **beams)), progress=False)
+
+
+# The options
+
+
+def test_the_options_go_together_and_a_run_says_what_it_asks(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    spec, twin = colours(tmp_path), colours(tmp_path / "other")
+    claim = ("--claim", "gate.answers", "--model", "zoo/llama-d64/aligned", "--requests", "8")
+    for given, sentence in (
+        (("--evaluate", spec), "--evaluate goes with --answers"),
+        (("--answers", "--limit", "5"), "--limit goes with --evaluate"),
+        (("--answers", "--evaluate", spec, "--limit", "2"), "colours asks 2 documents: at least 4 are needed"),
+        (("--answers", "--evaluate", "nothing.yaml"), "nothing.yaml does not exist"),
+        (("--answers", "--evaluate", spec, "--evaluate", twin), "Two tasks of the run are called colours"),
+    ):
+        code, _, errors = shell("run", *claim, *given)
+        assert (code, sentence in errors) == (2, True), errors
+    _, out, _ = shell("run", *claim, "--answers", "--evaluate", spec, "--limit", "5")
+    assert "; tasks colours (5 documents)" in out
