@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Shell
 
 pytest.importorskip("lm_eval")
 
@@ -25,6 +26,11 @@ from geometry_bench.behavior.projected import projected
 from geometry_bench.behavior.store import Answers
 from geometry_bench.behavior.utility import right
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.prompts.roles import RequestSettings
+from geometry_bench.run.bench import Bench, Output
+from geometry_bench.run.describe import opening
+from geometry_bench.run.request import Request, chosen_claims
+from geometry_bench.run.request import Settings as RunSettings
 from geometry_bench.subjects.families import load_family
 from geometry_bench.subjects.load import load
 from geometry_bench.subjects.spec import SubjectSpec
@@ -244,3 +250,28 @@ def test_what_a_model_cannot_do_gets_a_sentence(aligned: Subject, tmp_path: Path
     beams = {"generation_kwargs": {"num_beams": 4}}
     with pytest.raises(GeometryBenchError, match="generation with num_beams"):
         evaluate(aligned, load_task(sums(tmp_path, "beams", **beams)), progress=False)
+
+
+# The options
+
+
+def test_the_options_go_together_and_a_run_says_what_it_asks(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    spec, twin = colours(tmp_path), colours(tmp_path / "other")
+    claim = ("--claim", "weights.general_ability", "--weights", "zoo/llama-d80")
+    stray = ("--claim", "gate.answers")
+    for given, sentence in (
+        (("--evaluate", spec), "--evaluate goes with --answers"),
+        (("--answers", "--limit", "5"), "--limit goes with --evaluate"),
+        (("--answers", "--evaluate", spec, "--limit", "2"), "colours asks 2 documents: at least 4 are needed"),
+        (("--answers", "--evaluate", "nothing.yaml"), "nothing.yaml does not exist"),
+        (("--answers", "--evaluate", spec, "--evaluate", twin), "Two tasks of the run are called colours"),
+        ((*stray, "--answers", "--evaluate", spec), "No claim of this run asks the tasks"),
+    ):
+        code, _, errors = shell("run", *(() if given[:2] == stray else claim), *given)
+        assert (code, sentence in errors) == (2, True), errors
+    settings = RunSettings(requests=RequestSettings(8, tasks=(spec,), limit=5))
+    request = Request(
+        families=(load_family(Path("zoo/llama-d80")),), claims=chosen_claims(claim[1:2]), settings=settings
+    )
+    assert any("; tasks colours (5 documents)" in line for line in opening(Bench(request, Output())))

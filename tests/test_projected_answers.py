@@ -11,15 +11,21 @@ import numpy as np
 import pytest
 import torch
 from planted import measure, verdict
+from test_evaluation import colours
 
 from geometry_bench.behavior.generation import Settings, generate
+from geometry_bench.behavior.harness.evaluation import evaluate
+from geometry_bench.behavior.harness.tasks import load_task
 from geometry_bench.behavior.projected import energy_kept, projected
 from geometry_bench.behavior.refusals import refuses
 from geometry_bench.behavior.utility import last_number, right, sum_asked, sums_asked
+from geometry_bench.claims.registry import CLAIMS
+from geometry_bench.claims.safety_subspaces import projections as claimed
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.labs import projections
 from geometry_bench.labs.family import SHARES, FamilyLab
 from geometry_bench.labs.projections import CONTROLS, SEEDS, ProjectionPath
+from geometry_bench.labs.questions import Sums
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.records.judgement import ClaimVerdict
 from geometry_bench.records.measurement import Absence, NotApplicableError
@@ -176,6 +182,11 @@ class Planted:
     def refuse_unknown_sums(self) -> None:
         pass
 
+    @property
+    def abilities(self) -> tuple[Sums, ...]:
+        assert ZOO.prompts is not None
+        return (Sums(RequestSettings(self.count, own=ZOO.prompts.sets).load("maths")),)
+
     def path(
         self,
         _start: str,
@@ -193,7 +204,7 @@ class Planted:
         )  # a request is hit where it is below
 
         def hits(energy: float, top: bool) -> np.ndarray:
-            return (ease < self.rates[name](energy, top)).astype(float)
+            return (ease < self.rates.get(name, lambda *_: 1.0)(energy, top)).astype(float)
 
         controls = np.broadcast_to(self.control_energy, (len(CONTROLS), SEEDS, len(SHARES)))
         return ProjectionPath(
@@ -280,3 +291,47 @@ def test_a_change_in_over_refusal_is_told() -> None:
     found = measure("weights.over_refusal", moved, "parallel")
     assert found.value == pytest.approx(0.5, abs=0.02)
     assert verdict("weights.over_refusal", found) is ClaimVerdict.FAILS
+
+
+def test_an_ability_is_harmed_where_no_end_explains_what_a_projection_does() -> None:
+    between = Planted({"utility": lambda energy, top: 0.4 + 0.3 * energy}, MORE, LESS, count=300)
+    found = measure("weights.general_ability", between, "parallel")
+    assert found.value == pytest.approx(0, abs=1e-9)  # at no energy a control is the start itself
+    assert verdict("weights.general_ability", found) is ClaimVerdict.HOLDS
+    ends = [found.details[f"sums_{name}"] for name in ("start", "fine_tuned", "lowest", "highest")]
+    assert ends == pytest.approx([0.4, 0.7, 0.4, 0.61], abs=0.01)
+    assert found.details["nats_start"] == 1.0
+    assert found.curves["sums_top"].y == pytest.approx([0.46, 0.52, 0.55, 0.58, 0.61], abs=0.01)
+    for rate in (lambda e, top: 0.5 - 0.3 * (0 < e < 1) * top, lambda e, top: 0.5 + 0.3 * (0 < e < 1)):
+        moved = measure("weights.general_ability", Planted({"utility": rate}, MORE, MORE), "parallel")
+        assert moved.value == pytest.approx(0.3, abs=0.02)
+        assert verdict("weights.general_ability", moved) is ClaimVerdict.FAILS
+    few = measure("weights.general_ability", Planted({"utility": lambda *_: 0.5}, MORE, LESS, count=6), "parallel")
+    assert few.value == 0
+    assert verdict("weights.general_ability", few) is ClaimVerdict.INCONCLUSIVE  # six that do not change tell little
+    with pytest.raises(NotApplicableError, match="sums: start and fine-tune get 5 % right at most"):
+        measure("weights.general_ability", Planted({"utility": lambda *_: 0.05}, MORE, LESS), "parallel")
+
+
+def test_an_ability_is_sums_tasks_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = zoo_lab(count=4)
+    monkeypatch.setattr(claimed, "SHARES", (0.5,))
+    found = measure("weights.general_ability", lab, "orthogonal")
+    path = lab.projections.path("aligned", "contaminated", "orthogonal", "utility", (0.5,), None)
+    assert found.details["sums_start"] == path.start.mean()
+    assert found.details["nats_start"] == pytest.approx(2, abs=1.5)
+    with pytest.raises(NotApplicableError, match="name a task of lm-eval with --evaluate TASK"):
+        measure("weights.general_ability", FamilyLab(ZOO, progress=False, requests=RequestSettings(8)), "parallel")
+    assert ZOO.prompts is not None
+    spec = colours(tmp_path)
+    requests = RequestSettings(4, own=ZOO.prompts.sets, tasks=(spec,), limit=8)
+    tasks = FamilyLab(ZOO, progress=False, requests=requests, points=tmp_path / "points")
+    found = measure("weights.general_ability", tasks, "parallel")
+    start = evaluate(load(family_with("aligned")), load_task(spec, 8), progress=False)
+    assert found.details["colours_start"] == start.accuracy
+    assert found.n == 8 + SEEDS
+    claim = CLAIMS["weights.general_ability"]
+    inputs = tasks.inputs(["aligned"], claim.requires)
+    assert [(one.name, one.documents) for one in inputs.tasks] == [("colours", 8)]
+    assert inputs.hash != lab.inputs(["aligned"], claim.requires).hash
+    assert [one.name for one in lab.inputs(["aligned"], claim.requires).requests][-1].endswith("maths")

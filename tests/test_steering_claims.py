@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,7 @@ from geometry_bench.claims.safety_compassion import capping
 from geometry_bench.claims.universal_direction import drift
 from geometry_bench.geometry.rates import change_interval
 from geometry_bench.geometry.resampling import Interval
+from geometry_bench.labs import answering
 from geometry_bench.labs.memo import Memo
 from geometry_bench.labs.requirements import MEAN_LAST_FIVE
 from geometry_bench.prompts.roles import RequestSettings
@@ -28,6 +30,7 @@ from geometry_bench.records.measurement import Absence, Measurement
 from geometry_bench.run.execute import Session, execute
 from geometry_bench.run.plan import plan
 from geometry_bench.run.request import Request, Settings, chosen_claims
+from geometry_bench.subjects.families import load_family
 from geometry_bench.subjects.spec import SubjectSpec
 
 
@@ -51,6 +54,7 @@ def test_one_direction_takes_refusals_away_and_brings_them_and_random_ones_do_no
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(steered, "RANDOM", 3)
+    monkeypatch.setattr(answering, "SUMS_ASKED", 60)
     monkeypatch.setattr(steering, "SWEPT", (1 / 6, 2 / 3, 5 / 6))
     found = measured("zoo/llama-d80/aligned", "steering.refusal_vector")
     for case, before in (("ablate", 1.0), ("add", 0.0)):
@@ -67,6 +71,11 @@ def test_one_direction_takes_refusals_away_and_brings_them_and_random_ones_do_no
         refused = one.curves["refused"]
         assert refused.x == sorted(refused.x)
         assert refused.y[0] == one.details["before"]
+        d = one.details
+        assert (d["sums_asked"], d["sums_right"]) == (60, pytest.approx(0.58, abs=0.15))  # of 200
+        assert d["sums_right_low"] < d["sums_right"] < d["sums_right_high"]
+        assert d["sums_lost_low"] < d["sums_lost"] < d["sums_lost_high"]
+        assert -1 <= d["sums_lost_by_random"] <= d["sums_right"]
         tried = one.curves["effect_in_the_fitted_half"]
         assert tried.y[tried.x.index(one.block)] == max(tried.y)
 
@@ -257,3 +266,36 @@ def test_an_axis_points_away_from_its_prompt_and_its_threshold_lies_a_spread_bel
         assert unit[block] == pytest.approx(v, abs=1e-6)
         assert threshold[block] == pytest.approx(own.mean() - own.std(), abs=1e-4)
         assert threshold[block] < own.mean() < (np.float64(states["generic"])[:, block] @ v).mean()
+
+
+# What it costs
+
+
+def test_the_cost_of_an_ability_is_a_paired_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten sums, eight are right as it is; four of them under the direction, and six under each random one."""
+    right = {"as it is": [1] * 8 + [0] * 2, "under the direction": [1] * 4 + [0] * 6, "random": [1] * 6 + [0] * 4}
+
+    def planted(lab: Any, question: Any, changes: Any = (), *, label: str) -> Any:
+        return np.array(right[label] if label in right else right["random"], dtype=float)
+
+    asked = SimpleNamespace(label="sums", topics=[str(n) for n in range(10)])
+    monkeypatch.setattr(steered, "hits", planted)
+    monkeypatch.setattr(steered, "asked_abilities", lambda lab: (asked,))
+    found = steered.cost(Memo(), 0, "change", ["random", "random"])  # type: ignore[arg-type, list-item]
+    lost = change_interval([1] * 4 + [0] * 6)
+    assert (found["sums_right"], found["sums_lost"], found["sums_asked"]) == (0.8, 0.4, 10)
+    assert found["sums_lost_by_random"] == pytest.approx(0.2)
+    assert found["sums_lost_low"] <= lost.low < 0.4 < lost.high <= found["sums_lost_high"]
+
+
+def test_a_model_whose_set_holds_no_sums_has_no_such_cost() -> None:
+    lab = lab_of("zoo/llama-d64/aligned")
+    assert answering.asked_abilities(lab) == ()
+    required = CLAIMS["steering.refusal_vector"].requires
+    zoo = load_family(Path("zoo/llama-d64")).prompts
+    assert zoo is not None
+    plain, with_sums = lab.request_settings, RequestSettings(own=zoo.sets)
+    assert required.inputs_hash(lab.pack, plain) == replace(required, abilities=False).inputs_hash(lab.pack, plain)
+    assert required.inputs_hash(lab.pack, with_sums) != replace(required, abilities=False).inputs_hash(
+        lab.pack, with_sums
+    )

@@ -113,7 +113,7 @@ def plain_hits(lab: Lab, place: int) -> Array:
     return hits(lab, asked_abilities(lab)[place], label="as it is")
 
 
-def _ability(lab: Lab, place: int, change: Intervention, random: Sequence[Intervention]) -> dict[str, float | None]:
+def cost(lab: Lab, place: int, change: Intervention, random: Sequence[Intervention]) -> dict[str, float | None]:
     """What a change costs of an ability: shares right as it is, under the change with the interval of the loss, at random.
 
     Parts count as right or wrong, so that a loss is a change of −1, 0 or 1 a part.
@@ -192,7 +192,7 @@ def effect(
     random_nats = [nats_per_token(lab, NEUTRAL, [intervene(one, 1.0)]) for one in random[:FEW_RANDOM]]
     able: dict[str, float | None] = {}
     for place in range(len(asked_abilities(lab))):
-        able |= _ability(lab, place, intervene(direction, 1.0), [intervene(one, 1.0) for one in random[:FEW_RANDOM]])
+        able |= cost(lab, place, intervene(direction, 1.0), [intervene(one, 1.0) for one in random[:FEW_RANDOM]])
     return Estimate.of(
         value,
         change_interval(change, topics=jackknife_interval(value, left_out)),

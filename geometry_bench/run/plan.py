@@ -118,6 +118,9 @@ def plan(request: Request, parents_of: Callable[[Pinned], Iterable[Baseline]] = 
     """
     settings = request.settings
     _check_requests(settings.requests)
+    if settings.requests.tasks and not any(claim.requires.abilities for claim in request.claims.values()):
+        asking = (claim.id for claim in CLAIMS.values() if claim.requires.abilities)
+        raise GeometryBenchError(f"No claim of this run asks the tasks that it names: {', '.join(asking)} do.")
     pinned = Pinned(request.specs, request.live, request.groups, request.families)
     parents = list(parents_of(pinned))
     checkpoints = [same[0] for same in pinned.checkpoints()]

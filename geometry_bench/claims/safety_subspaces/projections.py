@@ -221,7 +221,7 @@ def _path(
     task: str,
     scheme: Scheme,
     measure: Measure | TaskOf,
-    shares: tuple[float, ...] = SHARES,
+    shares: tuple[float, ...] | None = None,
     layers: tuple[int, ...] | None = None,
 ) -> ProjectionPath:
     lacking = family.lacks(start, task)
@@ -235,7 +235,7 @@ def _path(
             family.projections.refuse_unknown_sums()
         except GeometryBenchError as error:
             raise NotApplicableError(Absence.UNCHECKABLE, f"{str(error).rstrip('.')}, with --set maths=SET") from None
-    return family.projections.path(start, task, scheme, measure, shares, layers)
+    return family.projections.path(start, task, scheme, measure, SHARES if shares is None else shares, layers)
 
 
 def _difference(path: ProjectionPath, variant: Variant, sign: int) -> Estimate:
