@@ -102,7 +102,7 @@ def _settings(values: Mapping[str, Any], progress: bool) -> Settings:
         raise GeometryBenchError("--limit goes with --evaluate, and no task is named: name one.")
     # A model that judges is loaded where and with the leave that the run's models are, in the dtype that suits itself.
     like = {name: values[f"gb_{name}"] for name in ("device", "trust_remote_code", "allow_pickle")}
-    url, key = values["gb_judge_url"], values["gb_judge_key_env"]
+    url, key, options = values["gb_judge_url"], values["gb_judge_key_env"], values["gb_judge_option"] or ()
     return Settings(
         prompts=values["gb_prompts"],
         requests=RequestSettings(
@@ -114,7 +114,7 @@ def _settings(values: Mapping[str, Any], progress: bool) -> Settings:
         depth=DEPTH if values["gb_depth"] is None else values["gb_depth"],
         capture=CaptureSettings(values["gb_batch_size"], values["gb_token_budget"], progress=progress),
         asked=frozenset(name for name in ("answers", "ruler") if values[f"gb_{name}"]),
-        judge=JudgeChoice.of(values["gb_judge"], url, key, SubjectSpec("", **like)),
+        judge=JudgeChoice.of(values["gb_judge"], url, key, options, like=SubjectSpec("", **like)),
         cache=cache != "off",
         cache_dir=Path(cache) if cache and cache != "off" else None,
     )

@@ -6,6 +6,7 @@ Every pytest run of an environment declares them, so that nothing heavy is impor
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,16 @@ def _judge(text: str) -> str:
 
     JudgeChoice.of(text)
     return text
+
+
+def _judge_option(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise GeometryBenchError(f"--judge-option {text}: write it as KEY=VALUE, such as max_completion_tokens=2000.")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
 
 
 def _margin(text: str) -> tuple[str, float]:
@@ -286,6 +297,14 @@ OPTIONS: tuple[Option, ...] = (
         "Environment variable that holds the endpoint's key (default: OPENAI_API_KEY, which an endpoint of your own may "
         "leave unset).",
         "NAME",
+    ),
+    Option(
+        "--judge-option",
+        "What the endpoint is asked with, in place of temperature=0 and max_tokens=8, which some models do not take: "
+        "max_completion_tokens=2000. Repeatable.",
+        "KEY=VALUE",
+        "repeated",
+        parse=_judge_option,
     ),
     Option(
         "--evaluate",

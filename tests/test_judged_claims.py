@@ -27,7 +27,7 @@ from geometry_bench.labs import projections
 from geometry_bench.records.comparability import unlike
 from geometry_bench.records.facts import BEFORE_JUDGES, JudgeRecord, judge_name
 from geometry_bench.records.files import read_measurements
-from geometry_bench.records.measurement import Measurement
+from geometry_bench.records.measurement import Absence, Measurement
 from geometry_bench.subjects.load import load
 from geometry_bench.subjects.spec import SubjectSpec
 
@@ -83,6 +83,7 @@ def test_a_run_that_the_judge_stops_goes_on_and_its_value_is_that_of_the_scores(
         monkeypatch.setattr(projections, name, value)
     monkeypatch.setenv("MINE", KEY)
     judge = ["--judge", "openai:grader", "--judge-url", url, "--judge-key-env", "MINE"]
+    judge += ["--judge-option", "max_completion_tokens=20", "--judge-option", "seed=1"]
     results = tmp_path / "judged"
 
     state.replies = [half, half, half, (404,)]
@@ -115,7 +116,12 @@ def test_a_run_that_the_judge_stops_goes_on_and_its_value_is_that_of_the_scores(
     rules = measured(tmp_path / "rules")
 
     assert judged.inputs is not None
-    assert judged.inputs.judge == JudgeRecord.of(JudgeChoice.of("openai:grader", url).facts)
+    options = {"max_completion_tokens": 20, "seed": 1}
+    assert judged.inputs.judge == JudgeRecord.of(
+        JudgeChoice.of("openai:grader", url, "X", tuple(options.items())).facts
+    )
+    assert {key: state.seen[0][key] for key in options} == judged.inputs.judge.options == options
+    assert "temperature" not in state.seen[0]
     assert (judged.inputs.judge.scale, judged.inputs.judge.hash) == (rubric.SCALE, rubric.HASH)
     assert rules.inputs is not None
     assert rules.inputs.judge == JudgeRecord.of(Rules().facts)
@@ -172,6 +178,8 @@ def cut_short(tmp_path: Path) -> str:
         (lambda _: ["--judge", "gpt"], "'gpt' is no judge: write rules, local:MODEL or openai:MODEL"),
         (lambda _: ["--judge", "openai:"], "'openai:' is no judge"),
         (lambda _: ["--judge-url", "http://h/v1"], "go with --judge openai:MODEL"),
+        (lambda _: ["--judge-option", "temperature=0"], "go with --judge openai:MODEL"),
+        (lambda _: ["--judge-option", "temperature"], "write it as KEY=VALUE"),
         (lambda _: ["--judge", "openai:m", "--judge-url", "h"], "judge's URL h is none"),
         (lambda _: ["--judge", "openai:m"], "needs a key: set the environment variable OPENAI_API_KEY"),
         (
@@ -221,6 +229,18 @@ def test_a_model_that_judges_keeps_its_verdicts(tmp_path: Path, monkeypatch: pyt
     )
     again = LocalJudge(load(SubjectSpec(str(place), device="cpu")), store=store, progress=False)
     assert scores(again.judge(requests[::-1], answers[::-1])) == given[::-1]
+
+
+def test_what_was_not_asked_for_is_measured_when_it_is(shell: Shell, tiny: Path, pack: Path, tmp_path: Path) -> None:
+    run = ["run", "--model", tiny, "--claim", "gate.answers", "--requests", 4, "--prompts", pack, "--results", tmp_path]
+    shell(*run)
+    shell(*run, "--answers", "--resume")
+    shell(*run, "--resume")
+    found = [one.missing for one in read_measurements(tmp_path / "records.jsonl")]
+    reasons = [one.reason if one is not None else None for one in found]
+    assert reasons[:2] == [Absence.NOT_ASKED] * 2
+    assert Absence.NOT_ASKED not in reasons[2:]
+    assert len(reasons) == 4  # what has been measured is taken over
 
 
 def test_values_of_before_judges_were_named_are_those_of_the_first_rules() -> None:

@@ -5,12 +5,13 @@ Imports no torch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from geometry_bench import hub
-from geometry_bench.behavior.judges.endpoint import KEY_VARIABLE, OFFICIAL, EndpointJudge
+from geometry_bench.behavior.judges.endpoint import KEY_VARIABLE, OFFICIAL, OPTIONS, EndpointJudge
 from geometry_bench.behavior.judges.kept import Verdicts
 from geometry_bench.behavior.judges.local import LocalJudge, digits_of, local_facts
 from geometry_bench.behavior.judges.verdict import Judge, JudgeFacts, Rules
@@ -28,7 +29,7 @@ class JudgeChoice:
     """The rules; a model (``subject``); or the model of this name behind an endpoint that speaks OpenAI's protocol.
 
     ``key_variable`` names the environment variable with the endpoint's key; None for the usual one, which an endpoint of
-    your own may leave unset.
+    your own may leave unset. ``options`` are what it is asked with, in place of the usual ones where there are any.
     """
 
     kind: Kind = "rules"
@@ -36,23 +37,34 @@ class JudgeChoice:
     model: str = ""
     url: str = OFFICIAL
     key_variable: str | None = None
+    options: tuple[tuple[str, Any], ...] = ()
 
     @classmethod
     def of(
-        cls, text: str, url: str | None = None, key_variable: str | None = None, like: SubjectSpec | None = None
+        cls,
+        text: str,
+        url: str | None = None,
+        key_variable: str | None = None,
+        options: Sequence[tuple[str, Any]] = (),
+        *,
+        like: SubjectSpec | None = None,
     ) -> JudgeChoice:
         """The choice that ``rules``, ``local:MODEL`` or ``openai:MODEL`` makes; ``like`` says how a model is loaded.
 
-        Raises GeometryBenchError for another text, and for a URL or a key's variable without an endpoint.
+        Raises GeometryBenchError for another text, and for a URL, a key's variable or options without an endpoint.
         """
         kind, _, model = text.partition(":")
         if not (text == "rules" or (kind in ("local", "openai") and model)):
             raise GeometryBenchError(f"'{text}' is no judge: write rules, local:MODEL or openai:MODEL.")
-        if kind != "openai" and (url is not None or key_variable is not None):
-            raise GeometryBenchError("--judge-url and --judge-key-env go with --judge openai:MODEL: name its model.")
+        if kind != "openai" and (url is not None or key_variable is not None or options):
+            raise GeometryBenchError(
+                "--judge-url, --judge-key-env and --judge-option go with --judge openai:MODEL: name its model."
+            )
         if kind == "local":
             return cls("local", replace(like or SubjectSpec(model), model=model))
-        return cls("openai", None, model, url or OFFICIAL, key_variable) if kind == "openai" else RULES
+        if kind == "openai":
+            return cls("openai", None, model, url or OFFICIAL, key_variable, tuple(options))
+        return RULES
 
     @property
     def grades(self) -> bool:
@@ -100,6 +112,7 @@ class JudgeChoice:
             self.url,
             self.key_variable or KEY_VARIABLE,
             needs_key=self.key_variable is not None,
+            options=dict(self.options or OPTIONS),
             store=store,
             progress=progress,
         )

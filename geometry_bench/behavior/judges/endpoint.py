@@ -19,6 +19,7 @@ from geometry_bench.errors import GeometryBenchError
 
 OFFICIAL = "https://api.openai.com/v1"
 KEY_VARIABLE = "OPENAI_API_KEY"
+OPTIONS: Mapping[str, Any] = {"temperature": 0, "max_tokens": 8}
 _NO_KEY = "none"
 
 
@@ -41,7 +42,7 @@ class EndpointJudge:
     needs_key: bool = False
     timeout: float = 60.0
     retries: int = 5
-    options: Mapping[str, Any] = field(default_factory=lambda: {"temperature": 0, "max_tokens": 8})
+    options: Mapping[str, Any] = field(default_factory=lambda: OPTIONS)
     store: Verdicts | None = field(default_factory=Verdicts)
     progress: bool = True
 
