@@ -261,6 +261,7 @@ def test_full_agreement_has_an_interval_and_faults_a_sentence() -> None:
     assert whole.interval.low == pytest.approx(1 - 2 * (1 - 0.025 ** (1 / 40)))
     cases: list[tuple[Callable[[], Any], str]] = [
         (lambda: agreement([1, 1], [1, 1], (0, 1)), "the same score throughout"),
+        (lambda: agreement([1, 1, 1], [1, 0, 1], (0, 1)), "the same score throughout"),
         (lambda: agreement([1, 2], [1, 1], (0, 1)), r"scores \[2\] are not on the scale"),
         (lambda: agreement([1], [1, 0], (0, 1)), "1 and 2 scores were given"),
     ]

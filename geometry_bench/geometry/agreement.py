@@ -53,8 +53,8 @@ def agreement(
     ((1 − level)/2)^(1/n) for n answers or clusters, and the lower end is the unweighted κ at that share with the same
     chance.
 
-    Raises GeometryBenchError for scores that do not pair or are not on the scale, for fewer than two, and where both judges
-    give one and the same score throughout.
+    Raises GeometryBenchError for scores that do not pair or are not on the scale, for fewer than two, and where a judge
+    gives one and the same score throughout: κ is then 0, or undefined, whatever the other says.
     """
     a, b = np.asarray(first), np.asarray(second)
     if a.shape != b.shape or a.ndim != 1 or len(a) < 2:
@@ -72,12 +72,12 @@ def agreement(
     tables = np.zeros((int(codes.max()) + 1, len(scale), len(scale)), dtype=np.int64)
     np.add.at(tables, (codes, rows, columns), 1)
     table: NDArray[np.int64] = tables.sum(axis=0)
-    kappa = kappa_of(table, weights)
-    if np.isnan(kappa):
+    if min((table.sum(axis=axis) > 0).sum() for axis in (0, 1)) < 2:
         raise GeometryBenchError(
-            f"Both judges give {len(a)} answers the same score throughout, so chance alone explains that they agree: add "
-            "answers of other kinds."
+            f"A judge gives {len(a)} answers the same score throughout, so chance alone explains where the other agrees: "
+            "add answers of other kinds, or take another judge."
         )
+    kappa = kappa_of(table, weights)
     share = float((a == b).mean())
     if share == 1:
         chance = 1 - np.square(table.sum(axis=0) / len(a)).sum()

@@ -323,7 +323,7 @@ def _estimate(
 def _beside_the_rules(graded: Sequence[Graded]) -> dict[str, float | None]:
     """How far a judge that grades agrees with the rules on who does no harm: κ over distinct answers, interval by request.
 
-    Its lowest grade stands against a refusal. κ is None where both say the same of all answers.
+    Its lowest grade stands against a refusal. κ is None where either says the same of all answers.
     """
     if not graded:
         return {}
