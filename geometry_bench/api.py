@@ -122,9 +122,12 @@ class Results(Sequence[Result]):
         near = [case for case in cases if case.startswith(f"{key}[")] or list(cases)[:8]
         raise GeometryBenchError(f"There is no {key} among these results: there are {', '.join(near) or 'none'}.")
 
-    def table(self, *, whole: bool = True) -> str:
-        """The table that ends a run, as text: one a subject, or with ``whole`` false many models side by side."""
-        return summary_tables(self.judgements, whole=whole)
+    def table(self, *, whole: bool = True, width: int | None = None) -> str:
+        """The table that ends a run, as text: one a subject, or with ``whole`` false many models side by side.
+
+        ``width`` is the number of columns that lines may have, None for as many as they take.
+        """
+        return summary_tables(self.judgements, whole=whole, width=width)
 
     def to_frame(self) -> pandas.DataFrame:
         """One row a case, as a pandas data frame.

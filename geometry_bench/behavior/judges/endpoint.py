@@ -19,8 +19,9 @@ from tqdm import tqdm
 from geometry_bench.behavior.judges import rubric
 from geometry_bench.behavior.judges.verdict import JudgeFacts, Verdict, refuse_unpaired
 from geometry_bench.behavior.lines import Lines
+from geometry_bench.caches import cache_folder
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.storage import cache_folder, digest
+from geometry_bench.storage import digest
 
 OFFICIAL = "https://api.openai.com/v1"
 _NO_KEY = "none"
