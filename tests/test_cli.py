@@ -149,8 +149,23 @@ def test_run_and_then_the_board_the_baselines_and_the_cache(
     assert "tiny" in shell("cache", "list")[1]
     cleared = shell("cache", "clear")[1]
     assert "0 captures removed" not in cleared
-    assert "decompositions removed" in cleared
-    assert shell("cache", "list")[1].startswith("0 captures in ")
+    assert shell("cache", "list")[1].startswith("0 captures (0.0 MB) in ")
+
+
+def test_every_kind_of_cache_is_listed_and_cleared(shell: Shell, tmp_path: Path) -> None:
+    from geometry_bench.behavior.lines import Lines
+    from geometry_bench.caches import KINDS, cache_folder
+
+    for kind in KINDS:
+        for subject in ("a/b", "c/d"):
+            Lines.of(cache_folder(kind, tmp_path), {"subject": subject}).append([("key", {})], remedy="")
+    own = ("--activation-cache", tmp_path)
+    listed = shell("cache", "list", *own)[1]
+    assert all(f"2 {noun} (0.0 MB) in {tmp_path / kind}" in listed for kind, noun in KINDS.items())
+    cleared = shell("cache", "clear", "--subject", "a/b", *own)[1]
+    assert cleared.splitlines() == [f"1 {noun} removed" for noun in KINDS.values()]
+    assert shell("cache", "clear", *own)[1] == cleared
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_version_and_wrong_usage(shell: Shell) -> None:

@@ -64,7 +64,7 @@ def test_every_verdict_has_its_line_with_the_chief_reason() -> None:
         "                            a.d ×2, a.b, a.c",
         "  HOLDS, no null asked    1 gate.safety",
         "  NOT_APPLICABLE          1 no system role",
-        "  not asked for           1 only with --answers",
+        "  not asked for           1 --answers",
         "  controls                  1 of 3 as they should be, not: control.sham, cannot",
         "                            be told: control.untrained",
     ]

@@ -22,7 +22,7 @@ from geometry_bench.records.judgement import (
 from geometry_bench.records.measurement import Absence, Missing
 from geometry_bench.report.colour import painted
 from geometry_bench.report.outcomes import Asked, comparison_code, exit_code, outcome_of, properties, warnings_of
-from geometry_bench.report.summary import counts_line, summary_tables
+from geometry_bench.report.summary import summary_tables
 
 COMPARING = Asked(comparing=True)
 
@@ -158,7 +158,7 @@ def test_the_table_of_a_few_subjects_and_of_many() -> None:
     assert {shown["value"], shown["null"], shown["verdict"], shown["verdict_baseline"]} < {*cells, "UNDECIDED"}
     many = [judged("HOLDS", "MOVED", "HOLDS", f"m{place}") for place in range(5)]
     assert "family.claim  +0.50 H!  +0.50 H!  +0.50 H!  +0.50 H!  +0.50 H!" in summary_tables(many).splitlines()
-    assert summary_tables(many, whole=True).count("+0.400 MOVED") == counts_line(many).count("5") * 5 == 5
+    assert summary_tables(many, whole=True).count("+0.400 MOVED") == 5
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 200])

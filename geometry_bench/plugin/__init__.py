@@ -158,5 +158,5 @@ def pytest_runtest_makereport(
         item.stash[CASE].attach(report)
         if report.outcome == "skipped" and isinstance(report.longrepr, tuple):
             # Where the plugin calls pytest.skip tells nobody anything: the benchmark file and the claim do.
-            report.longrepr = item.stash[CASE].skipped(item.location[0])  # type: ignore[assignment]
+            report.longrepr = item.stash[CASE].skipped(item.nodeid)  # type: ignore[assignment]
     return report

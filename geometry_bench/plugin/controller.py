@@ -98,13 +98,13 @@ class Case:
         text = getattr(report, ATTRIBUTE, None)
         return None if text is None else Case(**json.loads(text))
 
-    def skipped(self, file: str) -> tuple[str, int | None, str]:
+    def skipped(self, nodeid: str) -> tuple[str, int | None, str]:
         """Why the case was skipped, as pytest's summary tells it: cases of one claim with one reason are one line there."""
-        return file, None, f"Skipped: {self.claim}: {self.message}"
+        return nodeid.partition("::")[0], None, f"Skipped: {self.claim}: {self.message}"
 
     def report(self, nodeid: str, location: tuple[str, int | None, str]) -> pytest.TestReport:
         """The case as pytest reports one."""
-        longrepr: Any = {"passed": None, "skipped": self.skipped(location[0])}.get(self.outcome, self.message)
+        longrepr: Any = {"passed": None, "skipped": self.skipped(nodeid)}.get(self.outcome, self.message)
         outcome = "skipped" if self.outcome == "xfailed" else self.outcome
         report = pytest.TestReport(
             nodeid, location, {}, outcome, longrepr, "call", user_properties=self.properties.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -137,7 +138,9 @@ def _why_absent(judged: Judgement) -> str:
 
 
 def _how_to_ask(found: Sequence[Judgement]) -> list[str]:
-    return _counted(one.claim.sentence for one in found)
+    """The options with which they would be measured, as the sentences about them name these."""
+    options = (re.search(r"--[\w-]+", one.claim.sentence) for one in found)
+    return _counted(option[0] if option else one.claim.sentence for option, one in zip(options, found, strict=True))
 
 
 def _number(count: int, noun: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tabulate import tabulate
@@ -202,9 +201,3 @@ def notes_of(judged: Sequence[Judgement]) -> list[str]:
         more = f" and {len(others)} more" if len(others) > 1 else "".join(f" and {other}" for other in others)
         lines.append(f"{first}{more}: {found[first]}")
     return lines
-
-
-def counts_line(judged: Sequence[Judgement]) -> str:
-    """How many cases hold, fail, are inconclusive or not applicable."""
-    counts = Counter(str(one.claim.verdict) for one in judged)
-    return ", ".join(f"{counts[name]} {name}" for name in sorted(counts))

@@ -17,7 +17,7 @@ from geometry_bench.records.judgement import Judgement
 from geometry_bench.report.comparison import comparisons
 from geometry_bench.report.glance import glance
 from geometry_bench.report.outcomes import warnings_of
-from geometry_bench.report.summary import counts_line, notes_of, summary_tables
+from geometry_bench.report.summary import notes_of, summary_tables
 from geometry_bench.run.bench import Bench
 from geometry_bench.run.targets import ModelTarget, Prompts
 
@@ -93,7 +93,6 @@ def closing(bench: Bench, judged: Sequence[Judgement], written: Sequence[Path] |
         yield ""
         yield summary_tables(judged, whole=whole, width=width)
         yield ""
-        yield counts_line(judged)
     yield from (line for note in notes_of(judged) for line in folded(f"note: {note}"))
     yield from (line for warning in warnings_of(judged) for line in folded(f"warning: {warning}"))
     yield from (f"baseline written: {path}" for path in written or ())
