@@ -56,6 +56,19 @@ def test_show_tells_a_claim_from_its_declaration(shell: Shell, claim: str) -> No
     assert ("published values" in out) == bool(published_rows(CLAIMS[claim]))
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["list"], ["show", "gate.refusal"], ["audit"], ["family", "show", "zoo/llama-d80"], ["baseline", "list"]],
+    ids=" ".join,
+)
+def test_what_is_printed_fits_80_columns(shell: Shell, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = shell(*words)
+    assert code == 0
+    long = [line for line in out.splitlines() if len(line) > 80]
+    assert not [line for line in long if "/" not in line or " " in line.strip()]  # a path is not broken
+
+
 def test_show_unknown_names_the_nearest(shell: Shell) -> None:
     code, out, err = shell("show", "compassion.unified_axes")
     assert (code, out) == (2, "")

@@ -23,7 +23,7 @@ def cache_list(activation_cache: _CacheDir = None, as_json: AsJson = False) -> N
     names = ("subject", "pooling", "prompts", "layers", "width", "created")
     found = {kind: entries_of(cache_folder(kind, activation_cache)) for kind in KINDS}
     rows = [
-        (*(entry.facts.get(name, "unreadable")[:40] for name in names), f"{entry.size / 1e6:.1f} MB")
+        (*(entry.facts.get(name, "unreadable")[:40] for name in names), f"{entry.size / 1e6:.1f}")
         for entry in found["activations"][::-1]
     ]
     counts = [
@@ -31,7 +31,7 @@ def cache_list(activation_cache: _CacheDir = None, as_json: AsJson = False) -> N
         f"{cache_folder(kind, activation_cache)}"
         for kind, entries in found.items()
     ]
-    print_table((*names, "size"), rows, as_json=as_json, wraps=("subject", "pooling"), below="\n".join(counts))
+    print_table((*names, "MB"), rows, as_json=as_json, wraps=("subject", "pooling"), below="\n".join(counts))
 
 
 @cache_app.command("clear")
