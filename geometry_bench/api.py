@@ -14,11 +14,12 @@ from geometry_bench.errors import GeometryBenchError
 from geometry_bench.judging import NO_MARGINS, Baselines, Margins, StoredBaselines, judge_run
 from geometry_bench.labs.model import CaptureSettings
 from geometry_bench.prompts.roles import RequestSettings
-from geometry_bench.records.baselines import BaselineStore, read_baseline
+from geometry_bench.records.baselines import BaselineStore
 from geometry_bench.records.estimates import Curve, Estimate
-from geometry_bench.records.files import RECORDS, ResultsFile, read_measurements
+from geometry_bench.records.files import ResultsFile
 from geometry_bench.records.judgement import Judgement
 from geometry_bench.records.measurement import Baseline, Measurement
+from geometry_bench.records.reading import read_kept
 from geometry_bench.report.summary import summary_tables
 from geometry_bench.run.execute import Failure, Session, execute
 from geometry_bench.run.plan import plan
@@ -287,19 +288,7 @@ def load(path: str | Path) -> Results:
     Raises:
         GeometryBenchError: there are none, or a file is damaged.
     """
-    place = Path(path)
-    if (place / RECORDS).is_file():
-        found = list(read_measurements(place / RECORDS))
-    elif place.suffix == ".jsonl" and place.is_file():
-        found = list(read_measurements(place))
-    elif place.is_file():
-        found = read_baseline(place).measurements()
-    else:
-        found = [one for file in sorted(place.rglob("*.json")) for one in read_baseline(file).measurements()]
-    if not found:
-        raise GeometryBenchError(
-            f"{place} holds no measurements: give a results folder, a baseline file or a folder of them."
-        )
+    found = [one.measurement for one in read_kept(Path(path))]
     latest = {(one.key, one.subject.id, one.subject.revision, one.subject.settings): one for one in found}
     return Results(tuple(latest.values()))
 
