@@ -25,6 +25,7 @@ COMMANDS = (
     ["audit"],
     ["docs"],
     ["leaderboard"],
+    ["card"],
     ["baseline"],
     ["baseline", "list"],
     ["baseline", "show"],

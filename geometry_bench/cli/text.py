@@ -52,7 +52,7 @@ def _fitted(
     share = (width - taken - gap * len(headers) - 1) // max(1, len(wraps))
     if share < LEAST and taken + gap * (len(headers) - 1) + LEAST * len(wraps) > width:
         return "\n".join(_paragraph(headers, row, wraps, width) for row in texts)
-    most = [max(share, LEAST) if header in wraps else None for header in headers]
+    most = [max(share, LEAST) if header in wraps else size for header, size in zip(headers, widths, strict=True)]
     return tabulate(texts, headers, style, disable_numparse=True, maxcolwidths=most, maxheadercolwidths=most)
 
 
