@@ -179,7 +179,9 @@ class Controller:
             try:
                 self.written = bench.update_baselines()
             except GeometryBenchError as error:
-                pytest.exit(f"geometry-bench: baselines NOT written: {error}", returncode=pytest.ExitCode.TESTS_FAILED)
+                pytest.exit(
+                    f"geometry-bench: not all baselines are written: {error}", returncode=pytest.ExitCode.TESTS_FAILED
+                )
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Generator[None]:
