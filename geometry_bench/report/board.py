@@ -121,7 +121,7 @@ def board_rows(
     found: dict[tuple[str | None, ...], dict[str, Cell]] = {}
     for claim in shown if published else ():
         for row in published_rows(claim):
-            place = ("published", row.source, row.subject)
+            place: tuple[str | None, ...] = ("published", row.source, row.subject)
             rows.setdefault(place, row)
             found.setdefault(place, {}).update({case_key(claim.id, case): cell for case, cell in row.cells.items()})
     scopes = {claim.id: claim for claim in shown}
@@ -135,7 +135,9 @@ def board_rows(
         found.setdefault(place, {})[case_key(claim_of.id, case)] = _cell(one)
     every = [replace(row, cells=found[place]) for place, row in rows.items()]
     order = ("", "", "", "")
-    return sorted(every, key=lambda row: (KINDS.index(row.kind), *(order if row.kind == "published" else _by_name(row))))
+    return sorted(
+        every, key=lambda row: (KINDS.index(row.kind), *(order if row.kind == "published" else _by_name(row)))
+    )
 
 
 def _by_name(row: Row) -> tuple[str, ...]:
@@ -316,7 +318,9 @@ def cell_text(cell: Cell | None, kind: Kind) -> str:
     if kind == "published":
         return f"{cell.value:+.2f}"
     error = "" if cell.error is None else f" ± {cell.error:.3f}"
-    null = "" if cell.null_low is None or cell.null_high is None else f" (null {cell.null_low:+.2f}…{cell.null_high:+.2f})"
+    null = (
+        "" if cell.null_low is None or cell.null_high is None else f" (null {cell.null_low:+.2f}…{cell.null_high:+.2f})"
+    )
     unreadable = "" if cell.readable else ", text not readable"
     return f"{cell.value:+.3f}{error}{null} {', '.join(verdicts_of(cell))}{unreadable}"
 
