@@ -23,7 +23,7 @@ from geometry_bench.report.board import Table, board, texts
 from geometry_bench.report.formats import formats, render
 from geometry_bench.resources import data_root
 
-NAME = "org/a_b | & <c>"
+NAME = "org/x_b | & <c>"
 STRICT, CROSS = (CLAIMS[name] for name in ("safety.compassion_alignment", "compassion.cross_tradition_cosine"))
 BUNDLED = data_root() / "baselines" / "measured"
 CLAIMED = {STRICT.id: STRICT, CROSS.id: CROSS}
@@ -94,10 +94,9 @@ def test_a_cell_holds_null_interval_and_verdicts_and_says_why_it_is_empty() -> N
 
 
 def test_a_member_of_a_group_has_its_value_in_a_row_of_its_own() -> None:
-    (found,) = [
-        one for one in read_kept(BUNDLED / "group__zoo-aligned") if one.measurement.key == "universal.auroc[neox-d64]"
-    ]
-    (table,) = board(judge_run([found.measurement]), published=False)
+    kept = read_kept(BUNDLED / "group__zoo-aligned")
+    (found,) = [one.measurement for one in kept if one.measurement.key == "universal.auroc[neox-d64]"]
+    (table,) = board(judge_run([found]), published=False)
     (row,) = table.rows
     assert (row.subject, row.within, row.kind, list(row.cells)) == (
         "zoo/neox-d64/aligned",
@@ -130,7 +129,7 @@ def test_every_format_holds_all_values_and_an_empty_board_is_no_crash(name: str,
     assert text.endswith("\n")
     for value in ("0.412", "0.031", "0.120", "Gemma 2 9B", "r1"):
         assert value in text
-    assert "published" not in render([], name)
+    assert "measured" not in render([], name)
 
 
 def test_csv_and_json_lose_no_digits(tables: list[Table]) -> None:
@@ -143,13 +142,13 @@ def test_csv_and_json_lose_no_digits(tables: list[Table]) -> None:
 
 def test_names_are_escaped(tables: list[Table]) -> None:
     page = render(tables, "html")
-    assert "org/a_b | &amp; &lt;c&gt;" in page
+    assert "org/x_b | &amp; &lt;c&gt;" in page
     assert "<c>" not in page
     assert not re.search(r"(src|href)=|https?://|<script", page)
-    assert r"org/a_b \| & <c>" in render(tables, "markdown")
+    assert r"org/x_b \| & <c>" in render(tables, "markdown")
     latex = render(tables, "latex")
     assert latex.isascii()
-    assert r"org/a\_b | \& " in latex
+    assert r"org/x\_b | \& " in latex
     assert r"$-$0.120 $\pm$ 0.041" in latex
 
 

@@ -18,8 +18,8 @@ Line = dict[str, object]
 
 
 def pages(contents: Contents) -> Iterator[Page]:
-    """The list of claims, and a page for each. Statements of publications have the page of the audit."""
-    claims = [claim for claim in contents.claims.values() if claim.scope != "publication"]
+    """The list of claims, and a page for each."""
+    claims = list(contents.claims.values())
     listed: dict[str, list[dict[str, object]]] = {}
     for claim in claims:
         found = tally(one.claim.verdict for one in contents.by_claim[claim.id])

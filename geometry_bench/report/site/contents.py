@@ -9,7 +9,7 @@ from functools import cached_property
 from geometry_bench.claims.model import Claim
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.judging import Baselines, judge_run
-from geometry_bench.records.facts import PairFacts, PublicationFacts
+from geometry_bench.records.facts import PairFacts
 from geometry_bench.records.held import Held
 from geometry_bench.records.judgement import Judgement
 from geometry_bench.records.measurement import Measurement
@@ -39,11 +39,10 @@ class Contents:
 
     @cached_property
     def subjects(self) -> dict[Subject, list[Judgement]]:
-        """The judgements of each subject, by name; publications are told apart from subjects by their own page."""
+        """The judgements of each subject, by name."""
         found: dict[Subject, list[Judgement]] = {}
         for one in self.judged:
-            if not isinstance(one.measurement.subject, PublicationFacts):
-                found.setdefault(subject_of(one), []).append(one)
+            found.setdefault(subject_of(one), []).append(one)
         order = {claim: place for place, claim in enumerate(self.claims)}
         for group in found.values():
             group.sort(key=lambda one: order[one.measurement.claim])

@@ -18,7 +18,7 @@ def pages(contents: Contents) -> Iterator[Page]:
         publication = load_publication(source)
         subjects: dict[str, list[dict[str, object]]] = {}
         for claim in contents.claims.values():
-            if claim.source.id != source or claim.scope == "publication":
+            if claim.source.id != source:
                 continue
             for row in published_rows(claim):
                 for case, cell in row.cells.items():
