@@ -56,16 +56,20 @@
     name.href = row.page;
     name.append(isolated(row.name));
     head.append(name);
+    head.append(" ", make("span", `kind ${kind}`, kind));
+    const told = [row.alignment, row.within && `in ${row.within}`, row.settings, row.revision].filter(Boolean);
     const meta = make("span", "meta");
-    meta.append(make("span", `kind ${kind}`, kind));
-    for (const text of [row.alignment, row.revision, row.settings, row.within && `in ${row.within}`]) {
-      if (text) meta.append(" ", isolated(text));
-    }
-    head.append(meta);
+    told.forEach((text, place) => meta.append(place ? " · " : "", isolated(text)));
+    if (told.length) head.append(" ", meta);
     element.append(head);
     const cells = row.cells.map((cell) => {
       const box = make("td");
-      if (cell) box.append(filled(row, cell, kind === "published"));
+      if (cell) {
+        box.append(filled(row, cell, kind === "published"));
+      } else {
+        box.append(make("span", "unknown", "·"));
+        box.title = kind === "published" ? "the source reports none" : "not measured";
+      }
       element.append(box);
       return box;
     });
@@ -86,7 +90,8 @@
     button.addEventListener("click", () => sortBy(column));
     cell.append(button);
     if (key) {
-      const link = make("a", "column", key);
+      const link = make("a", "column");
+      link.append(...key.split(/(?<=[._[-])/).flatMap((part) => [part, make("wbr")]));
       link.href = data.columns[column].claim;
       link.title = data.columns[column].statement;
       cell.append(link);
