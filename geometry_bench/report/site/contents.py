@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from geometry_bench.claims.model import Claim
+from geometry_bench.claims.model import Case, Claim
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.judging import Baselines, judge_run
 from geometry_bench.records.facts import PairFacts
 from geometry_bench.records.held import Held
 from geometry_bench.records.judgement import Judgement
-from geometry_bench.records.measurement import Measurement
+from geometry_bench.records.measurement import Measurement, case_key
 from geometry_bench.records.reading import Kept, one_each
 from geometry_bench.report.board import Row, board_rows
 from geometry_bench.report.comparison import Comparison, comparisons
@@ -83,10 +83,15 @@ def judgements_of(
     Raises:
         GeometryBenchError: two measurements of one subject, revision, settings and case differ.
     """
-    found = one_each(kept)
+    order = {case_key(claim.id, case.key): place for place, (claim, case) in enumerate(_cases(claims))}
+    found = sorted(one_each(kept), key=lambda one: order.get(one.measurement.key, len(order)))
     fresh = judge_run([one.measurement for one in found if not one.stored], baselines, claims)
     stored = judge_run([one.measurement for one in found if one.stored], None, claims)
     return (*fresh, *stored)
+
+
+def _cases(claims: Mapping[str, Claim]) -> Iterable[tuple[Claim, Case]]:
+    return ((claim, case) for claim in claims.values() for case in claim.cases)
 
 
 def _compared(judged: Sequence[Judgement], claims: Mapping[str, Claim]) -> Iterable[Compared]:

@@ -27,6 +27,7 @@
       renderer: "svg",
       defaultStyle: false,
       tooltip: { disableDefaultStyle: true },
+      logLevel: 1, // errors alone
       downloadFileName: figure.dataset.figure,
       actions: { export: { svg: true, png: true }, source: false, compiled: false, editor: false },
     };
