@@ -17,8 +17,9 @@ from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.records.baselines import BaselineStore
 from geometry_bench.records.estimates import Curve, Estimate
 from geometry_bench.records.files import ResultsFile
+from geometry_bench.records.held import Held
 from geometry_bench.records.judgement import Judgement
-from geometry_bench.records.measurement import Baseline, Measurement
+from geometry_bench.records.measurement import Measurement
 from geometry_bench.records.reading import read_kept
 from geometry_bench.report.summary import summary_tables
 from geometry_bench.run.execute import Failure, Session, execute
@@ -317,44 +318,4 @@ def compare(new: Results, old: Results, *, margins: Margins = NO_MARGINS) -> Res
 
     ``margins`` are smallest changes that matter, by claim or case, in place of those that claims declare.
     """
-    return Results(new.measurements, Held.holding(old), new.claims, margins)
-
-
-@dataclass(frozen=True)
-class HeldBaseline:
-    """One subject's values in memory."""
-
-    baseline: Baseline
-    place: str
-
-
-@dataclass(frozen=True)
-class Held:
-    """Results as baselines."""
-
-    stored: tuple[HeldBaseline, ...]
-
-    @classmethod
-    def holding(cls, results: Results) -> Held:
-        """One baseline a subject and settings."""
-        by_subject: dict[tuple[str, str, str], list[Measurement]] = {}
-        for one in results.measurements:
-            by_subject.setdefault((one.subject.id, one.subject.revision, one.subject.settings), []).append(one)
-        return cls(
-            tuple(
-                HeldBaseline(Baseline.of(group, f"compared with {id}"), f"of {id}")
-                for (id, _, _), group in by_subject.items()
-            )
-        )
-
-    def of(self, name: str, revision: str, is_joint: bool, settings: str | None = None) -> HeldBaseline | None:
-        """The subject's own values, else those of the only subject of its kind."""
-        alike = [one for one in self.stored if one.baseline.subject.is_joint == is_joint]
-        own = [one for one in alike if (one.baseline.subject.name, one.baseline.subject.revision) == (name, revision)]
-        exact = [one for one in own if one.baseline.subject.settings == settings]
-        return next(iter(exact or own), alike[0] if len(alike) == 1 else None)
-
-    def others(self, name: str) -> Sequence[str]:
-        """Other revisions of the subject."""
-        subjects = (one.baseline.subject for one in self.stored)
-        return sorted({subject.revision for subject in subjects if subject.name == name})
+    return Results(new.measurements, Held.holding(old.measurements), new.claims, margins)

@@ -181,6 +181,31 @@ def new_folder(out: Path, needed: int = 0) -> Iterator[Path]:
                 parent.rmdir()
 
 
+def write_folder(out: Path, files: Iterable[tuple[str, str | bytes]], mark: str) -> None:
+    """Write a folder of files (path within it, content) whole or not at all.
+
+    A folder that is there already is replaced where it is empty or holds the file ``mark``, as one written so does.
+
+    Raises:
+        GeometryBenchError: it holds something else, or cannot be written.
+    """
+    is_ours = (out / mark).is_file() or (out.is_dir() and not any(out.iterdir()))
+    if (out.exists() or out.is_symlink()) and (out.is_symlink() or not is_ours):
+        raise GeometryBenchError(
+            f"{out} exists and was not written by this command: choose a folder that does not exist."
+        )
+    fresh, old = (out.with_name(f".{out.name}.{os.getpid()}.{word}") for word in ("new", "old"))
+    with new_folder(fresh if out.exists() else out) as made:
+        (made / mark).touch()
+        for name, content in files:
+            (made / name).parent.mkdir(parents=True, exist_ok=True)
+            (made / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    if fresh.exists():
+        os.rename(out, old)
+        os.rename(fresh, out)
+        shutil.rmtree(old)
+
+
 def writable(file: Path, *, remedy: str = "choose another place") -> None:
     """Check early that a file can be written, without making it or its folder.
 

@@ -111,7 +111,7 @@ def test_leaderboard_into_a_file(shell: Shell, tmp_path: Path) -> None:
 def test_leaderboard_without_records_where_some_were_promised(shell: Shell, tmp_path: Path) -> None:
     code, out, err = shell("leaderboard", "--results", tmp_path)
     assert (code, out) == (2, "")
-    assert "holds no records.jsonl" in err
+    assert "holds no measurements" in err
 
 
 def test_baselines_of_nobody(shell: Shell, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from made import CLAIM, INPUTS, SUBJECT, measured, units
 
 from geometry_bench import judging
-from geometry_bench.api import Held, Results
 from geometry_bench.claims.criteria import Above, Below, Criterion, SignByAlignment, Within
 from geometry_bench.claims.model import Claim
 from geometry_bench.claims.registry import CLAIMS
@@ -21,6 +20,7 @@ from geometry_bench.geometry.resampling import holm
 from geometry_bench.judging import FAMILY_WISE_ERROR, judge_alone, judge_claim, judge_published, judge_run
 from geometry_bench.published.load import load_publication
 from geometry_bench.records.estimates import Estimate, Null
+from geometry_bench.records.held import Held
 from geometry_bench.records.judgement import BaselineVerdict, Judgement, Reason
 from geometry_bench.records.measurement import Absence, Measurement, Missing
 
@@ -158,7 +158,7 @@ def test_a_published_subject_is_known_by_hub_id_and_depth_alone(change: dict[str
 
 
 def against(old: Sequence[Measurement]) -> Held:
-    return Held.holding(Results(tuple(old)))
+    return Held.holding(old)
 
 
 def judged(new: Sequence[Measurement], old: Sequence[Measurement], claim: Claim = CLAIM) -> list[Judgement]:

@@ -50,15 +50,16 @@ def read_kept(place: Path) -> list[Kept]:
 
 
 def one_each(kept: Iterable[Kept]) -> list[Kept]:
-    """One of those that say the same of the same, in the order read; the environment is no part of what they say.
+    """One of those that say the same of the same, whatever the order in which they were read.
 
-    A case that was not asked for says nothing: it gives way to one that was measured.
+    The environment is no part of what they say. A case that was not asked for says nothing: it gives way to one that was
+    measured, and a baseline to a result.
 
     Raises:
         GeometryBenchError: two of one subject, revision, settings and case differ; both files are named.
     """
     found: dict[Place, Kept] = {}
-    for one in kept:
+    for one in sorted(kept, key=lambda one: (*one.place, one.stored, one.measurement.environment.model_dump_json())):
         other = found.setdefault(one.place, one)
         if other is one or _not_asked(one):
             continue

@@ -115,18 +115,16 @@ def _table(claim: Claim, every: Sequence[Row]) -> Table:
 def board_rows(
     judged: Iterable[Judgement], *, published: bool = True, claims: Mapping[str, Claim] = CLAIMS
 ) -> list[Row]:
-    """All rows, their cells by ``claim[case]``. Audits of publications are no part of the board."""
-    shown = [claim for claim in claims.values() if claim.scope != "publication"]
+    """All rows, their cells by ``claim[case]``."""
     rows: dict[tuple[str | None, ...], Row] = {}
     found: dict[tuple[str | None, ...], dict[str, Cell]] = {}
-    for claim in shown if published else ():
+    for claim in claims.values() if published else ():
         for row in published_rows(claim):
-            place = ("published", row.source, row.subject)
+            place: tuple[str | None, ...] = ("published", row.source, row.subject)
             rows.setdefault(place, row)
             found.setdefault(place, {}).update({case_key(claim.id, case): cell for case, cell in row.cells.items()})
-    scopes = {claim.id: claim for claim in shown}
     for one in judged:
-        claim_of = scopes.get(one.measurement.claim)
+        claim_of = claims.get(one.measurement.claim)
         if claim_of is None:
             continue
         row, case = _place(one, claim_of)
@@ -135,7 +133,9 @@ def board_rows(
         found.setdefault(place, {})[case_key(claim_of.id, case)] = _cell(one)
     every = [replace(row, cells=found[place]) for place, row in rows.items()]
     order = ("", "", "", "")
-    return sorted(every, key=lambda row: (KINDS.index(row.kind), *(order if row.kind == "published" else _by_name(row))))
+    return sorted(
+        every, key=lambda row: (KINDS.index(row.kind), *(order if row.kind == "published" else _by_name(row)))
+    )
 
 
 def _by_name(row: Row) -> tuple[str, ...]:
@@ -268,11 +268,9 @@ def headline(claims: Mapping[str, Claim] = CLAIMS) -> Columns:
 
 
 def grouped(claims: Mapping[str, Claim] = CLAIMS) -> list[Columns]:
-    """All cases of the board by the first word of their claims, in the order of the claims."""
+    """All cases by the first word of their claims, in the order of the claims."""
     groups: dict[str, list[Column]] = {}
     for claim in claims.values():
-        if claim.scope == "publication":
-            continue
         cases = [case.key for case in claim.cases if case.key or claim.per_member is None]
         for case in (*cases, *([MEMBER] if claim.per_member is not None else [])):
             name = claim.short_name.replace("_", " ")
@@ -316,7 +314,9 @@ def cell_text(cell: Cell | None, kind: Kind) -> str:
     if kind == "published":
         return f"{cell.value:+.2f}"
     error = "" if cell.error is None else f" ± {cell.error:.3f}"
-    null = "" if cell.null_low is None or cell.null_high is None else f" (null {cell.null_low:+.2f}…{cell.null_high:+.2f})"
+    null = (
+        "" if cell.null_low is None or cell.null_high is None else f" (null {cell.null_low:+.2f}…{cell.null_high:+.2f})"
+    )
     unreadable = "" if cell.readable else ", text not readable"
     return f"{cell.value:+.3f}{error}{null} {', '.join(verdicts_of(cell))}{unreadable}"
 

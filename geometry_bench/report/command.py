@@ -49,7 +49,11 @@ def command_of(measurement: Measurement, claim: Claim) -> Command:
         return Command(call, ("model, tokenizer: those in memory, with the same weights",))
     words: list[str] = ["geometry-bench", "run"]
     where: list[str] = []
-    for part, meaning in (*_subject(measurement), *_settings(measurement), *_inputs(inputs, claim, _has_own(measurement))):
+    for part, meaning in (
+        *_subject(measurement),
+        *_settings(measurement),
+        *_inputs(inputs, claim, _has_own(measurement)),
+    ):
         words += part
         where += [meaning] if meaning else []
     words += [f"--{claim.asked_by}"] if claim.asked_by else []
@@ -145,7 +149,9 @@ def _inputs(inputs: Inputs | None, claim: Claim, own: bool) -> Iterator[_Part]:
             yield ["--depth", f"{inputs.depth:g}"], ""
     if len(roles) != len(requests):
         return
-    counts = {drawn.count // times(role) for role, drawn in zip(roles, requests, strict=True) if drawn.count < drawn.available}
+    counts = {
+        drawn.count // times(role) for role, drawn in zip(roles, requests, strict=True) if drawn.count < drawn.available
+    }
     whole = all(drawn.count == drawn.available for drawn in requests)
     if whole and requests:
         yield ["--requests", "all"], ""

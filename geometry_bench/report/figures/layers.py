@@ -1,4 +1,4 @@
-"""Figures over the blocks of one model: a claim's profile."""
+"""Figures over the blocks of one model: a claim's profile, and the magnitudes of two classes side by side."""
 
 from __future__ import annotations
 
@@ -8,17 +8,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geometry_bench.claims.registry import CLAIMS
-from geometry_bench.records.estimates import Curve, Estimate
+from geometry_bench.records.estimates import VARIANTS, Curve, Estimate
 from geometry_bench.records.facts import ModelFacts
 from geometry_bench.records.judgement import Judgement
 from geometry_bench.records.measurement import main_estimate
 from geometry_bench.report.figures.model import Figure, Row
-from geometry_bench.report.figures.parts import heading, layered, part, points, tips
+from geometry_bench.report.figures.parts import heading, layered, lines, panels, part, points, series, tips
 
 if TYPE_CHECKING:
     from altair.typing import ChartType
 
 PROFILE = "profile"
+MAGNITUDES = {
+    "magnitude.peak_depth": "L2: {unit}",
+    "magnitude.parallel_means[raw]": "cosine of the class means",
+    "magnitude.parallel_means[centred]": "cosine of the class means, centred",
+    "magnitude.variance_inversion": "variance of safe over that of harmful requests",
+    "magnitude.norm_gap": "norm of safe less harmful requests, over their mean",
+}
+"""Titles of the panels by case."""
 
 
 def read_at(estimate: Estimate, window: Sequence[int] = ()) -> tuple[int, int] | None:
@@ -32,9 +40,9 @@ def read_at(estimate: Estimate, window: Sequence[int] = ()) -> tuple[int, int] |
     in_window = [known[block] for block in window if block in known]
     if in_window and _same(float(np.mean(in_window)), value):
         return window[0], window[-1]
-    points_of_it = [block for block, y in known.items() if _same(y, value)]
-    if points_of_it:
-        return points_of_it[0], points_of_it[0]
+    of_it = [block for block, y in known.items() if _same(y, value)]
+    if of_it:
+        return of_it[0], of_it[0]
     return (min(known), max(known)) if _same(float(np.mean(list(known.values()))), value) else None
 
 
@@ -57,21 +65,20 @@ def _profile(one: Judgement, variant: str, estimate: Estimate, *, is_main: bool)
     claim, curve = CLAIMS.get(one.measurement.claim), estimate.curves[PROFILE]
     layers = one.measurement.subject.layers if isinstance(one.measurement.subject, ModelFacts) else None
     window = list(claim.window(layers)) if claim is not None and claim.window is not None and layers else []
-    named = {"variant": variant, "unit": claim.unit_of_profile if claim is not None else PROFILE}
-    rows: list[Row] = [{"part": "line", **row} for row in points(curve, **named)]
     at = None if claim is not None and claim.profile is not None else read_at(estimate, window)
+    named = {"variant": variant, "unit": claim.unit_of_profile if claim is not None else PROFILE}
+    rows: list[Row] = points(curve, part="line", **named)
     if is_main and window:
         rows.append({"part": "window", **_across(window[0], window[-1])})
-    if at is not None:
-        middle = {"x": (at[0] + at[1]) / 2, "first": at[0], "last": at[1]}
-        rows.append(
-            {"part": "value", **named, **middle, "y": estimate.value, "low": estimate.low, "high": estimate.high}
-        )
-        if is_main:
-            rows += _references(one, estimate, at, curve)
-        reported = one.published.number("reported")
-        if variant == "published" and reported is not None:
-            rows.append({"part": "reported", **middle, "y": reported})
+    if at is None:
+        return rows
+    middle = {"x": (at[0] + at[1]) / 2}
+    rows.append({"part": "value", **named, **middle, "y": estimate.value, "low": estimate.low, "high": estimate.high})
+    if is_main:
+        rows += _references(one, estimate, at, curve)
+    reported = one.published.number("reported")
+    if variant == "published" and reported is not None:
+        rows.append({"part": "reported", **middle, "y": reported})
     return rows
 
 
@@ -89,7 +96,18 @@ def _across(first: int, last: int) -> dict[str, float]:
     return {"from": first - 0.5, "to": last + 0.5}
 
 
-def _profile_chart() -> ChartType:
+def magnitude_rows(judged: Sequence[Judgement]) -> list[Row]:
+    """The profiles of the claims on magnitude of one model, a panel each."""
+    found = {one.measurement.key: one for one in judged}
+    rows: list[Row] = []
+    for key, title in MAGNITUDES.items():
+        own = profile_rows([found[key]]) if key in found else []
+        panel = title.format(unit=own[0]["unit"]) if own else title
+        rows += [{**row, "panel": panel} for row in own]
+    return rows
+
+
+def _layers() -> list[Any]:
     import altair as alt
 
     block = alt.X(
@@ -98,41 +116,56 @@ def _profile_chart() -> ChartType:
         axis=alt.Axis(tickMinStep=1, format="d"),
         scale=alt.Scale(zero=False, nice=False),
     )
-    variants = ["corrected", "published"]
-    colour = alt.Color(
-        "variant:N", title="variant", scale=alt.Scale(domain=variants), legend=alt.Legend(symbolStrokeWidth=0)
-    )
-    dash = alt.StrokeDash("variant:N", title="variant", scale=alt.Scale(domain=variants, range=[[1, 0], [6, 3]]))
-    shape = alt.Shape("variant:N", title="variant", scale=alt.Scale(domain=variants))
+    told = series("variant", sorted(VARIANTS), "variant")
     y = alt.Y("y:Q", title=None, scale=alt.Scale(zero=False))
     null = tips("null:N=null", "low:Q=5 %", "high:Q=95 %")
-    span, told = {"x": alt.X("from:Q"), "x2": "to:Q"}, tips("variant:N=variant", "x:Q=block", "y:Q=value")
-    return layered(
+    span = {"x": alt.X("from:Q"), "x2": "to:Q"}
+    shown = tips("variant:N=variant", "x:Q=block", "y:Q=value")
+    colour, shape = told["color"], told["shape"]
+    return [
         part("window").mark_rect(style="window").encode(**span),
         part("around").mark_rect(style="around").encode(**span, y="low:Q", y2="high:Q", tooltip=null),
         part("null").mark_rect(style="null").encode(**span, y="low:Q", y2="high:Q", tooltip=null),
         part("bound").mark_rule(style="bound").encode(y=y, tooltip=tips("y:Q=criterion")),
-        part("line").mark_line().encode(x=block, y=y, color=colour, strokeDash=dash),
-        part("line").mark_point(size=28).encode(x=block, y=y, color=colour, shape=shape, tooltip=told),
+        *lines(block, y, told, shown, "line"),
         part("value").mark_rule(style="interval").encode(x=block, y="low:Q", y2="high:Q", color=colour),
         part("value")
         .mark_point(size=110)
-        .encode(x=block, y=y, color=colour, shape=shape, tooltip=[*told, *tips("low:Q=low", "high:Q=high")]),
+        .encode(x=block, y=y, color=colour, shape=shape, tooltip=[*shown, *tips("low:Q=low", "high:Q=high")]),
         part("reported").mark_point(style="reported").encode(x=block, y=y, tooltip=tips("y:Q=reported by the source")),
-        title=heading("unit"),
-    )
+    ]
 
+
+def _profile_chart() -> ChartType:
+    return layered(*_layers(), title=heading("unit"))
+
+
+def _magnitude_chart() -> ChartType:
+    found: ChartType = panels(*_layers())
+    return found
+
+
+_READ = (
+    "The large mark is the value with its 95 % interval, at the block or in the middle of the blocks that it is "
+    "read at. The grey band is its null, from 5 to 95 %: dark at those blocks, pale at the others, whose own null "
+    "is not kept. The dashed line is the criterion, the hollow diamond what the source reports for this model."
+)
 
 FIGURES = (
     Figure(
         name="profile",
         title="Profile over blocks",
-        caption="The value at every decoder block, in both variants. The large mark is the value with its 95 % interval, at "
-        "the block or in the middle of the blocks that it is read at. The grey band is its null, from 5 to 95 %: dark at "
-        "those blocks, pale at the others, whose own null is not kept. The dashed line is the criterion, the hollow diamond "
-        "what the source reports for this model; shaded blocks are those that the claim analyses.",
+        caption=f"The value at every decoder block, in both variants. {_READ} Shaded blocks are those that the claim reads.",
         scope="measurement",
         rows=profile_rows,
         chart=_profile_chart,
+    ),
+    Figure(
+        name="magnitude",
+        title="Distance, cosine, variance and norm over blocks",
+        caption=f"How far safe and harmful requests lie apart at every decoder block, and how. {_READ}",
+        scope="subject",
+        rows=magnitude_rows,
+        chart=_magnitude_chart,
     ),
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from urllib.parse import quote
 
 from geometry_bench.records.measurement import case_key
 from geometry_bench.report.board import MEMBER, Row
@@ -15,6 +14,7 @@ INDEX, CLAIMS, SUBJECTS, COMPARISONS, AUDIT = (
 )
 _LONGEST = 48
 _PLAIN = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+_PLAIN_KEY = re.compile(rf"{_PLAIN.pattern}(\[[a-z0-9_.-]+\])?")
 
 
 def slug(*names: str) -> str:
@@ -25,9 +25,8 @@ def slug(*names: str) -> str:
 
 
 def anchor(key: str) -> str:
-    """A case's id within a page: itself where it is plain, with the brackets of a case as a dot."""
-    plain = key.replace("[", ".").replace("]", "")
-    return plain if _PLAIN.fullmatch(plain) else slug(key)
+    """A case's id within a page: ``claim:case`` where both are plain."""
+    return key.replace("[", ":").rstrip("]") if _PLAIN_KEY.fullmatch(key) else slug(key)
 
 
 def subject_page(subject: Subject) -> str:
@@ -57,7 +56,7 @@ def publication_page(source: str) -> str:
 
 def measurement_place(subject: Subject, key: str) -> str:
     """Page and anchor of a measurement."""
-    return f"{subject_page(subject)}#{quote(anchor(key))}"
+    return f"{subject_page(subject)}#{anchor(key)}"
 
 
 def reported_place(source: str, subject: str, key: str) -> str:

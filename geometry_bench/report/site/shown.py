@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from geometry_bench.records.estimates import Estimate, Null
@@ -33,6 +34,12 @@ MARKS: Mapping[Verdict, Mark] = {
     BaselineVerdict.UNDECIDED: Mark("B?", "baseline open", "too few prompts to tell whether it moved"),
 }
 """Verdicts that say something; the others have no mark."""
+
+
+def tally(verdicts: Iterable[ClaimVerdict]) -> list[tuple[Mark, int]]:
+    """How many cases hold, fail, are inconclusive or not applicable, those that there are."""
+    counts = Counter(verdicts)
+    return [(MARKS[verdict], counts[verdict]) for verdict in ClaimVerdict if verdict in counts]
 
 
 def marks(*verdicts: Verdict | None) -> list[Mark]:
