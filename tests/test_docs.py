@@ -36,6 +36,7 @@ QUICK = {
     "show",
     "audit",
     "leaderboard",
+    "report",
     "card",
     "compare",
     "updates",
