@@ -50,9 +50,10 @@ def _side_by_side(by_subject: Mapping[str, Sequence[Judgement]], width: int | No
         for one in group:
             cases.setdefault(one.measurement.key, {})[name] = one
     numbers = {name: str(number) for number, name in enumerate(by_subject, start=1)}
-    legend = [
-        _titled(f"{numbers[name]:>3} {name}", group[0].measurement.subject, width) for name, group in by_subject.items()
-    ]
+    named = [(f"{numbers[name]:>3} {name}", group[0].measurement.subject) for name, group in by_subject.items()]
+    whole = [_titled(name, facts, None) for name, facts in named]
+    fits = width is None or max(map(len, whole)) <= width
+    legend = whole if fits else [_titled(name, facts, 0) for name, facts in named]
     keys = [next(iter(found.values())).measurement for found in cases.values()]
     cells = {name: [_cell(found.get(name)) for found in cases.values()] for name in by_subject}
     tables = []
