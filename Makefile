@@ -41,8 +41,9 @@ bench-all: $(VENV)/.installed-test
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(PYTEST) tests -q -n $(JOBS) $(ARGS)
 
+# Not --quiet, which would hide the warnings that strict counts.
 docs: $(VENV)/.installed-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
