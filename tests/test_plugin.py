@@ -265,6 +265,15 @@ def test_a_run_that_is_cut_short_stores_no_baseline_and_says_so(
     assert not (tmp_path / "base").exists()
 
 
+def test_verdicts_are_in_colour_where_pytest_has_it(bench: Bench, tiny: Path) -> None:
+    for option, coloured in (("--color=yes", True), ("--color=no", False)):
+        lines = bench(option, "-k", "test_tightest_pair", models=(tiny,)).outlines
+        (head,) = (line for line in lines if "at a glance" in line)
+        assert head == (
+            "\x1b[1mat a glance: 1 case on 1 subject\x1b[0m" if coloured else "at a glance: 1 case on 1 subject"
+        )
+
+
 def test_reasons_of_skipped_cases_name_the_claim(bench: Bench, tiny: Path) -> None:
     found = bench("-rs", "-k", "capping or frozen", models=(tiny,)).stdout.str()
     reasons = [line for line in found.splitlines() if line.startswith("SKIPPED")]

@@ -158,8 +158,8 @@ def _counts(asked: Sequence[Judgement], claims: Sequence[Judgement]) -> str:
     return (
         f"Of {len(claims)} cases **{count[ClaimVerdict.FAILS]} fail**, {count[ClaimVerdict.INCONCLUSIVE]} cannot be told, "
         f"{count[ClaimVerdict.HOLDS]} hold ({beyond} of them beyond what a null distribution brings), and "
-        f"{count[ClaimVerdict.NOT_APPLICABLE]} have no value here.{checked}{unasked} These are sentences of publications, "
-        "not marks of quality: no score sums them up, and a direction between prompts need not control what the model does."
+        f"{count[ClaimVerdict.NOT_APPLICABLE]} have no value here.{checked}{unasked} These are claims, not marks of "
+        "quality: no score sums them up, and a direction between prompts need not control what the model does."
     )
 
 
