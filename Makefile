@@ -2,6 +2,7 @@
 #                   a family; ends with what was found at a glance and the table of verdicts
 # make bench-all    the same on every embedded model: the other bases, those tuned for safety and the fine-tunes too
 # make test         install, then run the tests of the instrument itself
+# make docs         install, then build the documentation into site/; a link that leads nowhere is an error
 # make lint         install, then check style, types and the direction of imports
 # make performance  install, then time the capture
 # make zoo          install, then train the embedded models again into ./zoo (about an hour)
@@ -21,14 +22,14 @@ PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
 DECLARED := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help bench bench-all test lint performance zoo clean
+.PHONY: help bench bench-all test docs lint performance zoo clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
 
 # One thread a worker: more of them than cores slow small matrix products down.
 FAMILIES := llama-d64 llama-d80 neox-d64 neox-d96
-BENCH := OMP_NUM_THREADS=1 $(PYTEST) benchmarks --results $(RESULTS) -q -rx -n $(JOBS)
+BENCH := OMP_NUM_THREADS=1 $(PYTEST) benchmarks --results $(RESULTS) -q -n $(JOBS)
 
 bench: $(VENV)/.installed-test
 	$(BENCH) --model zoo/llama-d80/base $(foreach family,$(FAMILIES),--model zoo/$(family)/aligned) \
@@ -39,6 +40,10 @@ bench-all: $(VENV)/.installed-test
 
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(PYTEST) tests -q -n $(JOBS) $(ARGS)
+
+# Not --quiet, which would hide the warnings that strict counts.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
@@ -53,7 +58,7 @@ zoo: $(VENV)/.installed-test
 	$(BIN)/python fixtures/zoo/build.py --out zoo
 
 clean:
-	rm -rf $(VENV) $(RESULTS) build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(RESULTS) build dist site .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 # torch goes first and alone: everything else then finds it there and leaves its build as it is.
 $(VENV)/.installed-test: $(DECLARED)
@@ -65,4 +70,8 @@ $(VENV)/.installed-test: $(DECLARED)
 
 $(VENV)/.installed-lint: $(VENV)/.installed-test
 	$(PIP) -e '.[test,lint]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed-test
+	$(PIP) -e '.[test,docs]'
 	@touch $@

@@ -1,10 +1,10 @@
-"""Write the table of claims into README.md, between its two markers, from the registry: ``python docs/claims_table.py``."""
+"""Write the table of claims into claims.md, between its two markers, from the registry: ``python docs/claims_table.py``."""
 
 from pathlib import Path
 
 from geometry_bench.claims.registry import CLAIMS
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+PAGE = Path(__file__).with_name("claims.md")
 BEGIN = "<!-- claims: written by docs/claims_table.py -->\n"
 END = "<!-- end of claims -->\n"
 
@@ -18,4 +18,4 @@ def with_table(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -14,11 +14,13 @@ from geometry_bench.errors import GeometryBenchError
 from geometry_bench.judging import NO_MARGINS, Baselines, Margins, StoredBaselines, judge_run
 from geometry_bench.labs.model import CaptureSettings
 from geometry_bench.prompts.roles import RequestSettings
-from geometry_bench.records.baselines import BaselineStore, read_baseline
+from geometry_bench.records.baselines import BaselineStore
 from geometry_bench.records.estimates import Curve, Estimate
-from geometry_bench.records.files import RECORDS, ResultsFile, read_measurements
+from geometry_bench.records.files import ResultsFile
+from geometry_bench.records.held import Held
 from geometry_bench.records.judgement import Judgement
-from geometry_bench.records.measurement import Baseline, Measurement
+from geometry_bench.records.measurement import Measurement
+from geometry_bench.records.reading import read_kept
 from geometry_bench.report.summary import summary_tables
 from geometry_bench.run.execute import Failure, Session, execute
 from geometry_bench.run.plan import plan
@@ -122,9 +124,12 @@ class Results(Sequence[Result]):
         near = [case for case in cases if case.startswith(f"{key}[")] or list(cases)[:8]
         raise GeometryBenchError(f"There is no {key} among these results: there are {', '.join(near) or 'none'}.")
 
-    def table(self, *, whole: bool = True) -> str:
-        """The table that ends a run, as text: one a subject, or with ``whole`` false many models side by side."""
-        return summary_tables(self.judgements, whole=whole)
+    def table(self, *, whole: bool = True, width: int | None = None) -> str:
+        """The table that ends a run, as text: one a subject, or with ``whole`` false many models side by side.
+
+        ``width`` is the number of columns that lines may have, None for as many as they take.
+        """
+        return summary_tables(self.judgements, whole=whole, width=width)
 
     def to_frame(self) -> pandas.DataFrame:
         """One row a case, as a pandas data frame.
@@ -284,19 +289,7 @@ def load(path: str | Path) -> Results:
     Raises:
         GeometryBenchError: there are none, or a file is damaged.
     """
-    place = Path(path)
-    if (place / RECORDS).is_file():
-        found = list(read_measurements(place / RECORDS))
-    elif place.suffix == ".jsonl" and place.is_file():
-        found = list(read_measurements(place))
-    elif place.is_file():
-        found = read_baseline(place).measurements()
-    else:
-        found = [one for file in sorted(place.rglob("*.json")) for one in read_baseline(file).measurements()]
-    if not found:
-        raise GeometryBenchError(
-            f"{place} holds no measurements: give a results folder, a baseline file or a folder of them."
-        )
+    found = [one.measurement for one in read_kept(Path(path))]
     latest = {(one.key, one.subject.id, one.subject.revision, one.subject.settings): one for one in found}
     return Results(tuple(latest.values()))
 
@@ -325,44 +318,4 @@ def compare(new: Results, old: Results, *, margins: Margins = NO_MARGINS) -> Res
 
     ``margins`` are smallest changes that matter, by claim or case, in place of those that claims declare.
     """
-    return Results(new.measurements, Held.holding(old), new.claims, margins)
-
-
-@dataclass(frozen=True)
-class HeldBaseline:
-    """One subject's values in memory."""
-
-    baseline: Baseline
-    place: str
-
-
-@dataclass(frozen=True)
-class Held:
-    """Results as baselines."""
-
-    stored: tuple[HeldBaseline, ...]
-
-    @classmethod
-    def holding(cls, results: Results) -> Held:
-        """One baseline a subject and settings."""
-        by_subject: dict[tuple[str, str, str], list[Measurement]] = {}
-        for one in results.measurements:
-            by_subject.setdefault((one.subject.id, one.subject.revision, one.subject.settings), []).append(one)
-        return cls(
-            tuple(
-                HeldBaseline(Baseline.of(group, f"compared with {id}"), f"of {id}")
-                for (id, _, _), group in by_subject.items()
-            )
-        )
-
-    def of(self, name: str, revision: str, is_joint: bool, settings: str | None = None) -> HeldBaseline | None:
-        """The subject's own values, else those of the only subject of its kind."""
-        alike = [one for one in self.stored if one.baseline.subject.is_joint == is_joint]
-        own = [one for one in alike if (one.baseline.subject.name, one.baseline.subject.revision) == (name, revision)]
-        exact = [one for one in own if one.baseline.subject.settings == settings]
-        return next(iter(exact or own), alike[0] if len(alike) == 1 else None)
-
-    def others(self, name: str) -> Sequence[str]:
-        """Other revisions of the subject."""
-        subjects = (one.baseline.subject for one in self.stored)
-        return sorted({subject.revision for subject in subjects if subject.name == name})
+    return Results(new.measurements, Held.holding(old.measurements), new.claims, margins)

@@ -237,24 +237,24 @@ def reported_value(claim: Claim, one: Measurement) -> float | None:
         return None
     source, subject = load_publication(claim.source.id), one.subject
     if isinstance(subject, PairFacts):
-        both = [_published_model(source, subject.members[name]) for name in (subject.child, subject.parent)]
+        both = [published_model(source, subject.members[name]) for name in (subject.child, subject.parent)]
         values = [claim.reported(found, Case(one.case)) if found is not None else None for found in both]
         child, parent = values
         return child - parent if child is not None and parent is not None else None
     if isinstance(subject, GroupFacts):
-        found = {member: _published_model(source, facts) for member, facts in subject.members.items()}
+        found = {member: published_model(source, facts) for member, facts in subject.members.items()}
         keys = {member: published.key for member, published in found.items() if published is not None}
         same = [group for group in source.groups.values() if set(group.members) == set(keys.values())]
         if one.case not in keys or len(keys) < len(found) or not same or same[0].reference != keys[subject.reference]:
             return None
         published = found[one.case]
     else:
-        published = _published_model(source, subject) if isinstance(subject, ModelFacts) else None
+        published = published_model(source, subject) if isinstance(subject, ModelFacts) else None
     case = next((case for case in claim.cases if case.key == one.case), Case(one.case, (one.case,)))
     return claim.reported(published, case) if published is not None else None
 
 
-def _published_model(source: Publication, subject: ModelFacts | MemberFacts) -> PublishedSubject | None:
+def published_model(source: Publication, subject: ModelFacts | MemberFacts) -> PublishedSubject | None:
     """The published subject that a model is: by Hub id and depth, never by a folder's name, which holds no slash."""
     found = source.find(subject.name) if subject.name is not None and "/" in subject.name else None
     return found if found is not None and found.layers == subject.layers else None

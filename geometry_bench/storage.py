@@ -1,4 +1,4 @@
-"""The one place that writes files: lines appended whole, files and folders written whole, arrays under content keys.
+"""The one place that writes files: lines appended whole, files and folders written whole.
 
 Imports no torch.
 """
@@ -13,17 +13,12 @@ import re
 import secrets
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 
 from geometry_bench.errors import GeometryBenchError
@@ -35,9 +30,7 @@ except ImportError:  # Windows
 
 Arrays = Mapping[str, NDArray[Any]]
 
-_TEMPORARY = ".tmp"
-# A temporary file this old belongs to a process that died: no write takes that long.
-_ABANDONED = timedelta(days=1)
+TEMPORARY = ".tmp"
 
 
 # Digests
@@ -134,7 +127,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     ``durable``: on the disk on return, so that a loss of power leaves the old content or the new. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:32]}.{os.getpid()}.{secrets.token_hex(4)}{_TEMPORARY}")
+    temporary = path.with_name(f".{path.name[:32]}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY}")
     try:
         yield temporary
         temporary.chmod(
@@ -166,7 +159,7 @@ def new_folder(out: Path, needed: int = 0) -> Iterator[Path]:
     """
     if out.exists() or out.is_symlink():
         raise GeometryBenchError(f"{out} exists; choose a folder that does not.")
-    made = out.with_name(f".{out.name}.{os.getpid()}{_TEMPORARY}")
+    made = out.with_name(f".{out.name}.{os.getpid()}{TEMPORARY}")
     absent = [parent for parent in out.parents if not parent.exists()]
     try:
         _clear_abandoned(out)
@@ -186,6 +179,31 @@ def new_folder(out: Path, needed: int = 0) -> Iterator[Path]:
         for parent in absent:  # the innermost first; one that holds something stays
             with suppress(OSError):
                 parent.rmdir()
+
+
+def write_folder(out: Path, files: Iterable[tuple[str, str | bytes]], mark: str) -> None:
+    """Write a folder of files (path within it, content) whole or not at all.
+
+    A folder that is there already is replaced where it is empty or holds the file ``mark``, as one written so does.
+
+    Raises:
+        GeometryBenchError: it holds something else, or cannot be written.
+    """
+    is_ours = (out / mark).is_file() or (out.is_dir() and not any(out.iterdir()))
+    if (out.exists() or out.is_symlink()) and (out.is_symlink() or not is_ours):
+        raise GeometryBenchError(
+            f"{out} exists and was not written by this command: choose a folder that does not exist."
+        )
+    fresh, old = (out.with_name(f".{out.name}.{os.getpid()}.{word}") for word in ("new", "old"))
+    with new_folder(fresh if out.exists() else out) as made:
+        (made / mark).touch()
+        for name, content in files:
+            (made / name).parent.mkdir(parents=True, exist_ok=True)
+            (made / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    if fresh.exists():
+        os.rename(out, old)
+        os.rename(fresh, out)
+        shutil.rmtree(old)
 
 
 def writable(file: Path, *, remedy: str = "choose another place") -> None:
@@ -235,7 +253,7 @@ def _sync_folder(folder: Path) -> None:
 
 def _clear_abandoned(out: Path) -> None:
     """Remove what was begun for ``out`` by processes that live no more: killed, they could not do it themselves."""
-    named = re.compile(rf"\.{re.escape(out.name)}\.(\d+){re.escape(_TEMPORARY)}")
+    named = re.compile(rf"\.{re.escape(out.name)}\.(\d+){re.escape(TEMPORARY)}")
     for left in out.parent.iterdir() if out.parent.is_dir() else ():
         match = named.fullmatch(left.name)
         if match and not _runs(int(match[1])):
@@ -254,136 +272,3 @@ def _runs(process: int) -> bool:
     except PermissionError:
         pass
     return True
-
-
-# Caches
-
-
-def cache_folder(kind: str, root: Path | None = None) -> Path:
-    """Where one kind of stored things is kept: below ``root``, else $GEOMETRY_BENCH_CACHE, else the user's cache folder."""
-    named = os.environ.get("GEOMETRY_BENCH_CACHE")
-    if root is None and named:
-        root = Path(named).expanduser()
-    return (root or platformdirs.user_cache_path("geometry-bench", appauthor=False)) / kind
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One entry of a cache: ``size`` in bytes on the disk, when it was last ``used``."""
-
-    used: datetime
-    size: int
-    path: Path
-
-    @cached_property
-    def facts(self) -> Mapping[str, str]:
-        """What was said of the entry when it was put there; empty where the file cannot be read."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(self.path, framework="np") as file:
-                return dict(file.metadata() or {})
-        except (OSError, SafetensorError):
-            return {}
-
-
-class DiskCache:
-    """Arrays under content keys, one safetensors file each, within a limit of bytes where one is given.
-
-    Entries appear by an atomic rename, so that processes may share a folder; a file that cannot be read, or whose
-    checksum differs, counts as absent and is replaced. Entries used longest ago make room for new ones. Trouble with the
-    folder never stops a run: it is reported once as a warning, ``trouble`` with ``{root}`` and ``{error}`` filled in.
-    """
-
-    def __init__(self, root: Path, trouble: str, *, limit: int | None = None) -> None:
-        self.root, self.limit, self._trouble = root, limit, trouble
-        self._warned = False
-        self._held: int | None = None
-
-    def get(self, key: str) -> Arrays | None:
-        """The arrays under a key, or None where there are none, or none that can be trusted."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(self.path(key), framework="np") as file:
-                facts = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        except (OSError, SafetensorError):
-            return None
-        if facts.get("key") != key or facts.get("sha256") != digest_arrays(arrays):
-            return None
-        with suppress(OSError):
-            os.utime(self.path(key))
-        return arrays
-
-    def put(self, key: str, arrays: Arrays, facts: Mapping[str, str] | None = None) -> bool:
-        """Keep arrays, with facts that a person can read; False where they exceed the limit or cannot be written."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import save_file
-
-        # The library writes memory as it is, whatever the order of the entries there.
-        arrays = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
-        size = sum(values.nbytes for values in arrays.values())
-        if self.limit is not None and size > self.limit:
-            return False
-        created = datetime.now(UTC).isoformat(timespec="seconds")
-        own = {"key": key, "sha256": digest_arrays(arrays), "created": created, "bytes": str(size)}
-        try:
-            self._make_room(size)
-            # The checksum detects what a loss of power left half-written: no need to wait for the disk.
-            with replacing(self.path(key), durable=False) as temporary:
-                save_file(arrays, temporary, metadata={**(facts or {}), **own})
-        except (OSError, SafetensorError) as error:
-            self._warn(error)
-            return False
-        return True
-
-    def path(self, key: str) -> Path:
-        """Where an entry is kept."""
-        return self.root / key[:2] / f"{key}.safetensors"
-
-    def entries(self) -> list[Entry]:
-        """All entries, the one used longest ago first."""
-        return sorted(self._files(".safetensors"), key=lambda entry: (entry.used, entry.path))
-
-    def clear(self, *, older_than: timedelta | None = None, subject: str | None = None) -> int:
-        """Delete all entries, or those not used for so long, or those whose facts name a subject; returns how many."""
-        now = datetime.now(UTC)
-        chosen = [
-            entry
-            for entry in self.entries()
-            if (older_than is None or now - entry.used >= older_than)
-            and (subject is None or entry.facts.get("subject") == subject)
-        ]
-        for entry in chosen + [left for left in self._files(_TEMPORARY) if now - left.used > _ABANDONED]:
-            entry.path.unlink(missing_ok=True)
-        return len(chosen)
-
-    def _files(self, suffix: str) -> Iterator[Entry]:
-        try:
-            for path in self.root.glob("??/*"):
-                with suppress(FileNotFoundError):  # removed by another process meanwhile
-                    if path.name.endswith(suffix):
-                        status = path.stat()
-                        yield Entry(datetime.fromtimestamp(status.st_mtime, UTC), status.st_size, path)
-        except OSError as error:
-            self._warn(error)
-
-    def _make_room(self, size: int) -> None:
-        if self.limit is None:
-            return
-        if self._held is None or self._held + size > self.limit:
-            entries = self.entries()
-            self._held = sum(entry.size for entry in entries)
-            for entry in entries:
-                if self._held + size <= self.limit:
-                    break
-                entry.path.unlink(missing_ok=True)
-                self._held -= entry.size
-        self._held += size
-
-    def _warn(self, error: Exception) -> None:
-        if not self._warned:
-            self._warned = True
-            text = self._trouble.format(root=self.root, error=error)
-            warnings.warn(text, RuntimeWarning, stacklevel=4)

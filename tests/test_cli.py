@@ -25,6 +25,7 @@ COMMANDS = (
     ["audit"],
     ["docs"],
     ["leaderboard"],
+    ["card"],
     ["baseline"],
     ["baseline", "list"],
     ["baseline", "show"],
@@ -54,6 +55,19 @@ def test_show_tells_a_claim_from_its_declaration(shell: Shell, claim: str) -> No
     for part in (claim, CLAIMS[claim].statement, str(CLAIMS[claim].criterion), CLAIMS[claim].null):
         assert "".join(part.split()) in flat
     assert ("published values" in out) == bool(published_rows(CLAIMS[claim]))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["list"], ["show", "gate.refusal"], ["audit"], ["family", "show", "zoo/llama-d80"], ["baseline", "list"]],
+    ids=" ".join,
+)
+def test_what_is_printed_fits_80_columns(shell: Shell, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = shell(*words)
+    assert code == 0
+    long = [line for line in out.splitlines() if len(line) > 80]
+    assert not [line for line in long if "/" not in line or " " in line.strip()]  # a path is not broken
 
 
 def test_show_unknown_names_the_nearest(shell: Shell) -> None:
@@ -97,7 +111,7 @@ def test_leaderboard_into_a_file(shell: Shell, tmp_path: Path) -> None:
 def test_leaderboard_without_records_where_some_were_promised(shell: Shell, tmp_path: Path) -> None:
     code, out, err = shell("leaderboard", "--results", tmp_path)
     assert (code, out) == (2, "")
-    assert "holds no records.jsonl" in err
+    assert "holds no measurements" in err
 
 
 def test_baselines_of_nobody(shell: Shell, tmp_path: Path) -> None:
@@ -149,8 +163,23 @@ def test_run_and_then_the_board_the_baselines_and_the_cache(
     assert "tiny" in shell("cache", "list")[1]
     cleared = shell("cache", "clear")[1]
     assert "0 captures removed" not in cleared
-    assert "decompositions removed" in cleared
-    assert shell("cache", "list")[1].startswith("0 captures in ")
+    assert shell("cache", "list")[1].startswith("0 captures (0.0 MB) in ")
+
+
+def test_every_kind_of_cache_is_listed_and_cleared(shell: Shell, tmp_path: Path) -> None:
+    from geometry_bench.behavior.lines import Lines
+    from geometry_bench.caches import KINDS, cache_folder
+
+    for kind in KINDS:
+        for subject in ("a/b", "c/d"):
+            Lines.of(cache_folder(kind, tmp_path), {"subject": subject}).append([("key", {})], remedy="")
+    own = ("--activation-cache", tmp_path)
+    listed = shell("cache", "list", *own)[1]
+    assert all(f"2 {noun} (0.0 MB) in {tmp_path / kind}" in listed for kind, noun in KINDS.items())
+    cleared = shell("cache", "clear", "--subject", "a/b", *own)[1]
+    assert cleared.splitlines() == [f"1 {noun} removed" for noun in KINDS.values()]
+    assert shell("cache", "clear", *own)[1] == cleared
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_version_and_wrong_usage(shell: Shell) -> None:

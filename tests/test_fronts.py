@@ -88,6 +88,7 @@ def test_who_runs_a_plan_changes_nothing(
     assert "1 subjects aligned by supervision alone and 1 trained on preferences" in gap.missing.sentence
     assert alone.ret == shared.ret == code in (0, 1)
     assert table(alone.stdout.str()) == table(shared.stdout.str()) == table(out) == table(results.table())
+    assert [run.stdout.str().count("geometry-bench: baselines ") for run in (alone, shared)] == [1, 1]  # the header
     told = log.read_text().splitlines()
     assert sorted(told) == [*["loaded by gw"] * 2, *["written by co"] * 9]
 

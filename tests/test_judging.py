@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from made import CLAIM, INPUTS, SUBJECT, measured, units
 
 from geometry_bench import judging
-from geometry_bench.api import Held, Results
 from geometry_bench.claims.criteria import Above, Below, Criterion, SignByAlignment, Within
 from geometry_bench.claims.model import Claim
 from geometry_bench.claims.registry import CLAIMS
@@ -21,6 +20,7 @@ from geometry_bench.geometry.resampling import holm
 from geometry_bench.judging import FAMILY_WISE_ERROR, judge_alone, judge_claim, judge_published, judge_run
 from geometry_bench.published.load import load_publication
 from geometry_bench.records.estimates import Estimate, Null
+from geometry_bench.records.held import Held
 from geometry_bench.records.judgement import BaselineVerdict, Judgement, Reason
 from geometry_bench.records.measurement import Absence, Measurement, Missing
 
@@ -54,6 +54,8 @@ def estimate(value: float | None, half: float | None = None, **fields: Any) -> E
         (Above(0.9), estimate(0.85, 0.1), "INCONCLUSIVE", "straddles the criterion > 0.9"),
         (Above(), estimate(0.4, 0.1, null=NULL), "INCONCLUSIVE", "lies inside its null"),
         (Above(), estimate(0.5, 0.1, null=NULL), "INCONCLUSIVE", "lies inside its null"),
+        (Above(), estimate(0.05, 0.01, null=NULL), "INCONCLUSIVE", "but lies below its null +0.300"),
+        (Below(0.9), estimate(0.8, 0.01, null=NULL), "INCONCLUSIVE", "but lies above its null +0.300"),
         (Above(beyond_null=False), estimate(0.4, 0.1, null=NULL), "HOLDS", "is > 0"),
         (Below(), estimate(-0.2, 0.1, null=NULL), "HOLDS", "is < 0 and beyond"),
         (Below(0.6), estimate(0.2, 0.1, null=NULL), "INCONCLUSIVE", "lies inside its null"),
@@ -61,7 +63,7 @@ def estimate(value: float | None, half: float | None = None, **fields: Any) -> E
         (Within(0.7, 0.9), estimate(7 / 10), "HOLDS", "is from 0.7 to 0.9"),
         (Within(0.6, 0.8), estimate(0.7, 0.2), "INCONCLUSIVE", "straddles the criterion from 0.6 to 0.8"),
         (Within(0.6, 0.8), estimate(0.9, 0.05), "FAILS", "is not from 0.6 to 0.8"),
-        (Within(0.0, 0.6), estimate(0.4, 0.1, null=NULL), "INCONCLUSIVE", "lies inside its null"),
+        (Within(0.0, 0.6), estimate(0.4, 0.1, null=NULL), "INCONCLUSIVE", "from 0 to 0.6, but so is its null"),
         *(
             (criterion, estimate(None, notes=["the axis is zero"]), "NOT_APPLICABLE", "undefined: the axis is zero")
             for criterion in (Above(), Below(), Within(0, 1), SignByAlignment())
@@ -156,7 +158,7 @@ def test_a_published_subject_is_known_by_hub_id_and_depth_alone(change: dict[str
 
 
 def against(old: Sequence[Measurement]) -> Held:
-    return Held.holding(Results(tuple(old)))
+    return Held.holding(old)
 
 
 def judged(new: Sequence[Measurement], old: Sequence[Measurement], claim: Claim = CLAIM) -> list[Judgement]:

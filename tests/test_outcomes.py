@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import replace
 
 import pytest
@@ -18,8 +19,10 @@ from geometry_bench.records.judgement import (
     PublishedVerdict,
     Reason,
 )
+from geometry_bench.records.measurement import Absence, Missing
+from geometry_bench.report.colour import painted
 from geometry_bench.report.outcomes import Asked, comparison_code, exit_code, outcome_of, properties, warnings_of
-from geometry_bench.report.summary import counts_line, summary_tables
+from geometry_bench.report.summary import summary_tables
 
 COMPARING = Asked(comparing=True)
 
@@ -154,5 +157,53 @@ def test_the_table_of_a_few_subjects_and_of_many() -> None:
     shown = properties(judged("HOLDS", "UNDECIDED", "HOLDS"))
     assert {shown["value"], shown["null"], shown["verdict"], shown["verdict_baseline"]} < {*cells, "UNDECIDED"}
     many = [judged("HOLDS", "MOVED", "HOLDS", f"m{place}") for place in range(5)]
-    assert "family.claim  +0.50…+0.50  H!   H!   H!   H!   H!" in summary_tables(many).splitlines()
-    assert summary_tables(many, whole=True).count("+0.400 MOVED") == counts_line(many).count("5") * 5 == 5
+    assert "family.claim  +0.50 H!  +0.50 H!  +0.50 H!  +0.50 H!  +0.50 H!" in summary_tables(many).splitlines()
+    assert summary_tables(many, whole=True).count("+0.400 MOVED") == 5
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
+def test_tables_fit_the_terminal_and_lose_nothing(width: int) -> None:
+    null = Null(name="n", draws=100, mean=0.3, sd=0.1, low=0.1, high=0.45, percentile=99)
+    found = Estimate(value=0.5, error=0.02, n=8, null=null, label="chenrezig-agape")
+    cases = ["", "chenrezig-tara", "an_extremely_long_name_of_one_case_of_a_claim"]
+
+    def judgements(models: int) -> list[Judgement]:
+        return [
+            replace(
+                one, measurement=one.measurement.model_copy(update={"case": case, "estimates": {"corrected": found}})
+            )
+            for place in range(models)
+            for case in cases
+            for one in [judged("HOLDS", "MOVED", "HOLDS", f"org/a-name-of-some-length-{place}")]
+        ]
+
+    for models in (1, 4, 5, 9):
+        text = summary_tables(judgements(models), width=width)
+        table = [line for line in text.splitlines() if "blocks ×" not in line and "prints each" not in line]
+        assert max(map(len, table)) <= max(width, 68), text
+        assert text.count("H!" if models > 4 else "MOVED") == models * len(cases)
+        assert all(case in text for case in cases)
+        if models < 5:
+            text = " ".join(text.split())
+            assert text.count("+0.51 REPRODUCED") == text.count("chenrezig-agape") == models * len(cases)
+
+
+def test_what_was_not_asked_for_is_in_no_table() -> None:
+    absent = Missing(reason=Absence.NOT_ASKED, sentence="only with --answers")
+    one = judged("NOT_APPLICABLE")
+    unasked = replace(one, measurement=one.measurement.model_copy(update={"case": "x", "missing": absent}))
+    assert not unasked.was_asked
+    assert "family.claim[x]" in summary_tables(
+        [replace(one, measurement=unasked.measurement.model_copy(update={"missing": None}))]
+    )
+    assert "[x]" not in summary_tables([one, unasked])
+
+
+def test_colour_is_of_verdicts_alone_and_leaves_the_text_as_it_is() -> None:
+    text = "at a glance\n  FAILS  2 a.b\nx.y  +0.50 F!  +0.50 i  -0.10 H~\nwarning: STALE: x\nno FAILSAFE, F or H"
+    coloured = painted(text)
+    assert re.sub(r"\x1b\[\d+m", "", coloured) == text
+    lines = coloured.split("\n")
+    assert lines[1] == "  \x1b[31mFAILS\x1b[0m  2 a.b"
+    assert lines[2] == "x.y  +0.50 \x1b[31mF!\x1b[0m  +0.50 \x1b[33mi\x1b[0m  -0.10 \x1b[32mH~\x1b[0m"
+    assert lines[4] == "no FAILSAFE, F or H"

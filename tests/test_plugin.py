@@ -18,6 +18,7 @@ from geometry_bench import judging
 from geometry_bench.api import load
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.records.judgement import Answer, ClaimVerdict, Reason
+from geometry_bench.report import outcomes
 from geometry_bench.resources import data_root
 
 COSINES = "cross_tradition_cosine"
@@ -146,9 +147,11 @@ def test_header_summary_junit_and_records(bench: Bench, tiny: Path, tmp_path: Pa
             r"geometry-bench: prompts small \w{12}, controls pack",
             r"geometry-bench: baselines .*base; results .*results/records.jsonl",
             r".* geometric claims .*",
+            r"at a glance: 2 cases on 1 subject",
+            r"  MOVED +– nothing was compared with a baseline",
             r"tiny \(sha256:\w{12}, 2 blocks × 16, float32, cpu, sdpa\)",
-            r"claim +value +null +published +baseline +verdict",
-            rf"compassion.tightest_pair +{re.escape(shown)}.*NO_BASELINE.*",
+            r"claim +value +null +verdict",
+            rf"compassion.tightest_pair +{re.escape(shown)}.*",
             r"warning: NO_BASELINE: compassion.secular_divergence on tiny: no baseline is stored for this revision.*",
             r"records: .*records.jsonl",
         ]
@@ -213,8 +216,7 @@ def test_the_life_of_a_baseline(bench: Bench, tiny: Path, edited: Path, tmp_path
 
     same = bench(*options, "--baseline-update=new", models=(tiny,))
     assert same.ret == 0
-    assert same.stdout.str().count(" SAME ") == 6
-    same.stdout.fnmatch_lines(["no baseline file needed a change"])
+    same.stdout.fnmatch_lines(["*MOVED * 0 of 6 compared with baselines", "no baseline file needed a change"])
     assert "warning: NO_BASELINE" not in same.stdout.str()
 
     moved = bench(*options, "--against", "tiny", models=(edited,))
@@ -233,6 +235,51 @@ def test_the_life_of_a_baseline(bench: Bench, tiny: Path, edited: Path, tmp_path
         incomparable.stdout.str()
     )
     assert stored(base).read_text() == before
+
+
+STOPPER = """
+def pytest_runtest_logreport(report):
+    if report.when == "call" and "chenrezig-agape" in report.nodeid:
+        raise KeyboardInterrupt
+"""
+
+
+@pytest.mark.parametrize("how", ["interrupted", "-x"])
+def test_a_run_that_is_cut_short_stores_no_baseline_and_says_so(
+    bench: Bench, tiny: Path, tmp_path: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    options = ("-k", COSINES, "--baselines", tmp_path / "base", "--baseline-update=new")
+    if how == "-x":
+        planted = Answer(ClaimVerdict.FAILS, Reason.CHECKED, {"sentence": "as planted"})
+        monkeypatch.setattr(judging, "judge_claim", lambda *_: planted)
+        monkeypatch.setattr(outcomes, "outcome_of", lambda *_: outcomes.Outcome("failed", "as planted"))
+        monkeypatch.setattr("geometry_bench.run.bench.outcome_of", outcomes.outcome_of)
+        extra: tuple[object, ...] = ("-x",)
+    else:
+        pytester.makepyfile(stopper=STOPPER)
+        extra = ("-p", "stopper")
+    cut = bench(*options, *extra, models=(tiny,), subprocess=how == "interrupted")
+    assert cut.ret == (1 if how == "-x" else 2)
+    cut.stdout.fnmatch_lines(["warning: no baseline was written, since the run was cut short: *"])
+    assert "no baseline file needed" not in cut.stdout.str()
+    assert not (tmp_path / "base").exists()
+
+
+def test_verdicts_are_in_colour_where_pytest_has_it(bench: Bench, tiny: Path) -> None:
+    for option, coloured in (("--color=yes", True), ("--color=no", False)):
+        lines = bench(option, "-k", "test_tightest_pair", models=(tiny,)).outlines
+        (head,) = (line for line in lines if "at a glance" in line)
+        assert head == (
+            "\x1b[1mat a glance: 1 case on 1 subject\x1b[0m" if coloured else "at a glance: 1 case on 1 subject"
+        )
+
+
+def test_reasons_of_skipped_cases_name_the_claim(bench: Bench, tiny: Path) -> None:
+    found = bench("-rs", "-k", "capping or frozen", models=(tiny,)).stdout.str()
+    reasons = [line for line in found.splitlines() if line.startswith("SKIPPED")]
+    assert "test_safety_compassion.py: capping.refusal: it takes long" in found
+    assert reasons
+    assert not [line for line in reasons if "plugin" in line]
 
 
 def test_known_and_unknown_failures(bench: Bench, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

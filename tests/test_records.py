@@ -17,6 +17,7 @@ from made import INPUTS, SUBJECT, measured, units
 from safetensors.numpy import load_file
 
 from geometry_bench.errors import GeometryBenchError
+from geometry_bench.records import baselines
 from geometry_bench.records.arrays import INLINE
 from geometry_bench.records.baselines import (
     BaselineStore,
@@ -214,6 +215,22 @@ FIRST = (0.5, "first measurement")
 )
 def test_each_mode_does_its_own(kept: Kept, modes: str, cases: dict[str, Any]) -> None:
     assert kept.update(measured("a", value=0.9), measured("c"), modes=modes, reason="second") == cases
+
+
+def test_writing_that_is_interrupted_says_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = BaselineStore((tmp_path,))
+    subjects = [SUBJECT.model_copy(update={"id": name, "name": name}) for name in ("a/b", "c/d", "e/f")]
+    original = baselines.write_baseline
+
+    def second_is_interrupted(path: Path, baseline: Any) -> None:
+        if "c__d" in str(path):
+            raise KeyboardInterrupt
+        original(path, baseline)
+
+    monkeypatch.setattr(baselines, "write_baseline", second_is_interrupted)
+    with pytest.raises(GeometryBenchError, match=r"1 of 3 files are \(\S+a__b\S+\); run it again"):
+        update_baselines(store, [measured(subject=one) for one in subjects], ["new"], None, lambda members: KNOWN)
+    assert [path.parts[-3] for path in tmp_path.rglob("*.json")] == ["a__b"]
 
 
 @pytest.mark.parametrize(

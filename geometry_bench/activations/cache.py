@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from geometry_bench.storage import DiskCache, cache_folder
+from geometry_bench.caches import DiskCache, cache_folder
 
 TENSOR = "activations"
 """The name of an entry's array."""

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from geometry_bench.activations.keys import key_facts
 from geometry_bench.behavior.lines import Lines
-from geometry_bench.storage import cache_folder
+from geometry_bench.caches import cache_folder
 from geometry_bench.subjects.subject import Subject
 
 CODE_VERSION = 1

@@ -79,7 +79,7 @@ class Within:
         elif not self._holds(low, high):
             verdict, reason = ClaimVerdict.INCONCLUSIVE, Reason.STRADDLES
         elif self.beyond_null and null is not None and self._holds(null.low, null.high):
-            verdict, reason = ClaimVerdict.INCONCLUSIVE, Reason.INSIDE_NULL
+            verdict, reason = ClaimVerdict.INCONCLUSIVE, Reason.NULL_TOO
         else:
             verdict, reason = ClaimVerdict.HOLDS, Reason.MET
         wanted = f"from {self.least:g} to {self.most:g}"
@@ -126,13 +126,16 @@ def _one_sided(sign: Literal[1, -1], threshold: float, beyond_null: bool, estima
     if estimate.value is None:
         return _undefined(estimate)
     null, low, high = estimate.null, estimate.low, estimate.high
+    near, far = (0.0, 0.0) if null is None else (null.low, null.high)[::sign]
     if low is not None and high is not None and low <= threshold <= high:
         verdict, reason = ClaimVerdict.INCONCLUSIVE, Reason.STRADDLES
     elif sign * (estimate.value - threshold) <= 0:
         verdict, reason = ClaimVerdict.FAILS, Reason.NOT_MET
     elif not beyond_null or null is None:
         verdict, reason = ClaimVerdict.HOLDS, Reason.MET
-    elif sign * (estimate.value - (null.high if sign == 1 else null.low)) <= 0:
+    elif sign * (estimate.value - near) < 0:
+        verdict, reason = ClaimVerdict.INCONCLUSIVE, Reason.BEHIND_NULL
+    elif sign * (estimate.value - far) <= 0:
         verdict, reason = ClaimVerdict.INCONCLUSIVE, Reason.INSIDE_NULL
     else:
         verdict, reason = ClaimVerdict.HOLDS, Reason.BEYOND_NULL

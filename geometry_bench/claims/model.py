@@ -28,6 +28,22 @@ ReportedValue = Callable[[PublishedSubject, "Case"], float | None]
 """The source's value for a published subject and a case; None where it has none."""
 
 
+METRICS: Mapping[str, str] = {
+    "cosine": "cosine",
+    "share": "share",
+    "accuracy": "share of requests",
+    "correlation": "correlation",
+    "depth": "relative depth",
+    "ratio": "ratio",
+    "auroc": "AUROC",
+    "relative_error": "relative error",
+    "overlap": "overlap (MSO)",
+    "energy": "share of energy",
+    "log_odds": "log-odds (nats)",
+}
+"""What a claim's metric is called on an axis."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A publication whose claims are measured."""
@@ -61,7 +77,9 @@ class Claim:
     the claims whose measurements it is computed from, as ``claim[case]`` where cases matter. ``per_member`` adds a case for
     each member of a group, or for each but the reference. A claim ``asked_by`` an option costs much, and is measured where a
     run asks for it alone. ``judged`` says what is judged of answers, where the value stands on any. ``ruler`` is the case of
-    a baseline whose numbers are shown beside a change, as a scale for it.
+    a baseline whose numbers are shown beside a change, as a scale for it. ``window`` gives the blocks that a claim reads of a
+    model with so many, where it reads some; ``profile`` says what the estimates' curve of that name shows, where that is another
+    quantity than the value.
     """
 
     id: str
@@ -89,11 +107,23 @@ class Claim:
     reads: tuple[str, ...] = ()
     per_member: Literal["all", "others"] | None = None
     open_question: bool = False
+    window: Callable[[int], Sequence[int]] | None = None
+    profile: str | None = None
 
     @property
     def short_name(self) -> str:
         """The id without its first word: the name of the test function."""
         return self.id.split(".", 1)[1]
+
+    @property
+    def unit(self) -> str:
+        """What a value is, in words, with its unit where it has one."""
+        return METRICS.get(self.metric, self.metric)
+
+    @property
+    def unit_of_profile(self) -> str:
+        """The same of the curve over blocks."""
+        return self.profile or self.unit
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from geometry_bench.cli import cache, claims, docs, families, results, run, updates
+from geometry_bench.cli import cache, card, claims, docs, families, results, run, updates
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.version import __version__
 
@@ -17,7 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for group in (run, claims, results, updates, docs):
+for group in (run, claims, results, card, updates, docs):
     group.register(app)
 app.add_typer(families.family_app, name="family")
 app.add_typer(cache.cache_app, name="cache")

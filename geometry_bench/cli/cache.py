@@ -10,47 +10,45 @@ import typer
 
 from geometry_bench.cli.text import AsJson, print_table
 
-cache_app = typer.Typer(help="The caches of activations and decompositions: list and clear them.", no_args_is_help=True)
+cache_app = typer.Typer(help="What is kept of activations, decompositions, answers and verdicts.", no_args_is_help=True)
 
 _CacheDir = Annotated[Path | None, typer.Option("--activation-cache", help="Folder of the cache.", metavar="DIR")]
 
 
 @cache_app.command("list")
 def cache_list(activation_cache: _CacheDir = None, as_json: AsJson = False) -> None:
-    """List the captures in the activation cache, and count the decompositions of weight updates beside it."""
-    from geometry_bench.activations.cache import Cache
-    from geometry_bench.updates.store import Store
+    """List the captures in the activation cache, and count what else is kept beside them."""
+    from geometry_bench.caches import KINDS, cache_folder, entries_of
 
-    cache = Cache(activation_cache)
     names = ("subject", "pooling", "prompts", "layers", "width", "created")
-    entries = cache.entries()[::-1]
+    found = {kind: entries_of(cache_folder(kind, activation_cache)) for kind in KINDS}
     rows = [
-        (*(entry.facts.get(name, "unreadable")[:40] for name in names), f"{entry.size / 1e6:.1f} MB")
-        for entry in entries
+        (*(entry.facts.get(name, "unreadable")[:40] for name in names), f"{entry.size / 1e6:.1f}")
+        for entry in found["activations"][::-1]
     ]
-    store = Store(activation_cache)
-    sizes = [entry.size for entry in store.entries()]
-    counts = (
-        f"{len(entries)} captures in {cache.root}\n"
-        f"{len(sizes)} decompositions ({sum(sizes) / 1e6:.1f} MB) in {store.root}"
-    )
-    print_table((*names, "size"), rows, as_json=as_json, wraps=("subject", "pooling"), below=counts)
+    counts = [
+        f"{len(entries)} {KINDS[kind]} ({sum(entry.size for entry in entries) / 1e6:.1f} MB) in "
+        f"{cache_folder(kind, activation_cache)}"
+        for kind, entries in found.items()
+    ]
+    print_table((*names, "MB"), rows, as_json=as_json, wraps=("subject", "pooling"), below="\n".join(counts))
 
 
 @cache_app.command("clear")
 def cache_clear(
-    subject: Annotated[str | None, typer.Option(help="Only this subject's captures.", metavar="NAME")] = None,
+    subject: Annotated[
+        str | None, typer.Option(help="Only this subject's captures and answers.", metavar="NAME")
+    ] = None,
     older_than: Annotated[
         float | None, typer.Option(help="Only what is older than this many days.", metavar="DAYS")
     ] = None,
     activation_cache: _CacheDir = None,
 ) -> None:
-    """Remove captures and, without --subject, decompositions of weight updates; everything can be measured again."""
-    from geometry_bench.activations.cache import Cache
-    from geometry_bench.updates.store import Store
+    """Remove what is kept of every kind, or with --subject what is kept of one model; everything can be measured again."""
+    from geometry_bench.caches import KINDS, cache_folder, clear_entries
 
     age = None if older_than is None else timedelta(days=older_than)
-    removed = Cache(activation_cache).clear(older_than=age, subject=subject)
-    typer.echo(f"{removed} captures removed")
-    if subject is None:
-        typer.echo(f"{Store(activation_cache).clear(older_than=age)} decompositions removed")
+    for kind, noun in KINDS.items():
+        removed = clear_entries(cache_folder(kind, activation_cache), older_than=age, subject=subject)
+        if removed or kind == "activations":
+            typer.echo(f"{removed} {noun} removed")

@@ -31,7 +31,7 @@ def list_claims(as_json: AsJson = False) -> None:
         for claim in CLAIMS.values()
     ]
     headers = ("claim", "cases", "needs", "passes", "statement")
-    note = "\npasses: forward passes of one claim measured alone; claims on one message set share theirs"
+    note = "\npasses: forward passes of one claim measured alone;\nclaims on one message set share theirs"
     print_table(headers, rows, as_json=as_json, wraps=("statement",), below=note)
 
 

@@ -1,4 +1,4 @@
-"""Commands on results and baselines: ``leaderboard``, ``compare``, ``baseline list | show``."""
+"""Commands on results and baselines: ``report``, ``leaderboard``, ``compare``, ``baseline list | show``."""
 
 from __future__ import annotations
 
@@ -11,21 +11,73 @@ from geometry_bench.cli.text import AsJson, print_table
 from geometry_bench.errors import GeometryBenchError
 
 if TYPE_CHECKING:
-    from geometry_bench.records.measurement import Measurement
+    from geometry_bench.records.reading import Kept
 
 baseline_app = typer.Typer(help="Stored baselines: list them, and print one.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to an application."""
+    app.command("report")(report)
     app.command("leaderboard")(leaderboard)
     app.command("compare")(compare)
     app.add_typer(baseline_app, name="baseline")
 
 
+_Baselines = Annotated[
+    Path | None,
+    typer.Option("--baselines", help="Folder of your own baselines, beside the bundled ones.", metavar="DIR"),
+]
+
+
+def report(
+    results: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Results folders, baseline files, or folders of baselines; without any, the bundled baselines."
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder to write; a report that is there is replaced.", metavar="DIR")
+    ] = Path("report"),
+    baselines: _Baselines = None,
+) -> None:
+    """Write a static site: the board, a page for each subject and claim, comparisons, and the audit of the publications.
+
+    It opens from disk, without a network. Published values are on it from the start. Two measurements of one subject,
+    revision, settings and case that differ are an error.
+
+    Example: geometry-bench report results --out site
+    """
+    from geometry_bench.judging import StoredBaselines
+    from geometry_bench.records.baselines import BaselineStore
+    from geometry_bench.report.figures.model import has_altair
+    from geometry_bench.report.site import contents_of, pages
+    from geometry_bench.storage import write_folder
+
+    contents = contents_of(_kept(results), StoredBaselines(BaselineStore.beside(baselines)))
+    write_folder(out, pages(contents), ".geometry-bench-report")
+    if not has_altair():
+        typer.echo("warning: without figures: they need pip install 'geometry-bench[report]'")
+    typer.echo(f"{len(contents.subjects)} subjects, {len(contents.judged)} cases")
+    typer.echo(f"written: {out / 'index.html'}")
+
+
+def _kept(places: list[Path] | None) -> list[Kept]:
+    """What the places hold; without any, the bundled baselines."""
+    from geometry_bench.records.reading import read_kept
+    from geometry_bench.resources import data_root
+
+    return [one for place in places or [data_root() / "baselines" / "measured"] for one in read_kept(place)]
+
+
 def leaderboard(
     results: Annotated[
-        list[Path] | None, typer.Option(help="Results folder of a run; repeatable.", metavar="DIR")
+        list[Path] | None,
+        typer.Option(
+            help="Results folder, baseline file or folder of baselines; repeatable. Without any, the bundled baselines.",
+            metavar="DIR",
+        ),
     ] = None,
     format: Annotated[str, typer.Option(help="csv, html, json, latex or markdown.")] = "markdown",
     output: Annotated[Path | None, typer.Option(help="File to write instead of the terminal.", metavar="FILE")] = None,
@@ -34,23 +86,23 @@ def leaderboard(
         list[str] | None,
         typer.Option(help="Only claims with this id, or that match this pattern (safety.*); repeatable."),
     ] = None,
+    baselines: _Baselines = None,
 ) -> None:
-    """Print a table for each claim: published values, and your measurements below them."""
-    from geometry_bench.judging import judge_run
-    from geometry_bench.records.files import RECORDS, read_measurements
+    """Print the board, a table for each claim: published values, measured ones below them, those of the zoo last.
+
+    Two measurements of one subject, revision, settings and case that differ are an error.
+    """
+    from geometry_bench.judging import StoredBaselines
+    from geometry_bench.records.baselines import BaselineStore
     from geometry_bench.report.board import board
     from geometry_bench.report.formats import render
+    from geometry_bench.report.site.contents import judgements_of
     from geometry_bench.run.request import chosen_claims
     from geometry_bench.storage import write_atomically
 
-    measured: list[Measurement] = []
-    for folder in results or ():
-        path = folder / RECORDS
-        if not path.is_file():
-            raise GeometryBenchError(f"{folder} holds no {RECORDS}: give a folder that a run wrote with --results.")
-        measured += read_measurements(path)
-    tables = board(judge_run(measured), published=published, claims=chosen_claims(tuple(claim or ())))
-    text = render(tables, format)
+    claims = chosen_claims(tuple(claim or ()))
+    judged = judgements_of(_kept(results), StoredBaselines(BaselineStore.beside(baselines)))
+    text = render(board(judged, published=published, claims=claims), format)
     if output is None:
         typer.echo(text)
     else:
@@ -109,12 +161,6 @@ def compare(
     for line in warnings_of(judged):
         typer.echo(f"warning: {line}")
     raise typer.Exit(comparison_code(judged, worth))
-
-
-_Baselines = Annotated[
-    Path | None,
-    typer.Option("--baselines", help="Folder of your own baselines, beside the bundled ones.", metavar="DIR"),
-]
 
 
 @baseline_app.command("list")

@@ -29,10 +29,11 @@ def measure(claim: Sequence[str], verbose: bool, junitxml: Path | None, values: 
     from dataclasses import replace
 
     from geometry_bench.asked import output_of, request_of
+    from geometry_bench.report.colour import is_wanted, painted
     from geometry_bench.report.junit import junit
     from geometry_bench.report.outcomes import NOT_ANSWERED
     from geometry_bench.run.bench import Bench
-    from geometry_bench.run.describe import closing, opening
+    from geometry_bench.run.describe import closing, folded, opening
     from geometry_bench.run.request import chosen_claims
     from geometry_bench.storage import write_atomically
 
@@ -42,20 +43,27 @@ def measure(claim: Sequence[str], verbose: bool, junitxml: Path | None, values: 
         for sentence in dict.fromkeys(one.sentence for one in bench.plan.missing):
             print(f"geometry-bench: nothing was measured: {sentence}", file=sys.stderr)
         return NOT_ANSWERED
-    for line in opening(bench):
-        typer.echo(line)
+
+    def say(line: str) -> None:
+        typer.echo(painted(line) if is_wanted() else line)  # which takes colours out where there is no terminal
+
+    for setting in opening(bench):
+        for line in folded(setting):
+            typer.echo(line)
     faults, whole = _measured(bench, bench.plan.tasks)
     judged = bench.judgements()
     for one in judged:
         if (shown := bench.outcome(one)).kind == "failed":
-            typer.echo(f"FAILED {shown.message}")
-    written = bench.update_baselines() if bench.output.update and whole else []
+            for line in folded(f"FAILED {shown.message}"):
+                say(line)
+    updating = bench.update_baselines if bench.output.update else list
+    written = updating() if whole else None
     bench.write_report(judged)
     if junitxml is not None:
         write_atomically(junitxml, junit(judged, bench.output.asked))
     typer.echo("")
     for line in closing(bench, judged, written, whole=verbose):
-        typer.echo(line)
+        say(line)
     if not whole:
         return INTERRUPTED
     return bench.exit_code(judged, faults)

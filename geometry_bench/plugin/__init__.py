@@ -156,4 +156,7 @@ def pytest_runtest_makereport(
     report = yield
     if call.when == "call" and CASE in item.stash:
         item.stash[CASE].attach(report)
+        if report.outcome == "skipped" and isinstance(report.longrepr, tuple):
+            # Where the plugin calls pytest.skip tells nobody anything: the benchmark file and the claim do.
+            report.longrepr = item.stash[CASE].skipped(item.nodeid)  # type: ignore[assignment]
     return report

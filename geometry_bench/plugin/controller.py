@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -44,6 +45,11 @@ def bench_of(config: pytest.Config) -> Bench:
     return config.stash[BENCH]
 
 
+def looks_like_benchmarks(config: pytest.Config) -> bool:
+    """Whether a run is about benchmarks, as far as its arguments tell: known before anything is collected."""
+    return any("benchmarks" in str(argument) for argument in config.args)
+
+
 def defer(item: pytest.Item, place: tuple[str, str]) -> None:
     """Remember a case for the controller; from a worker it travels when the worker ends."""
     deferred = item.config.stash.setdefault(DEFERRED, [])
@@ -56,6 +62,7 @@ def defer(item: pytest.Item, place: tuple[str, str]) -> None:
 class Case:
     """What one case shows, and the measurement as it travels from a worker to the controller."""
 
+    claim: str
     outcome: Literal["passed", "failed", "xfailed", "skipped"]
     message: str
     measurement: str | None = None
@@ -70,15 +77,16 @@ class Case:
         from geometry_bench.run.plan import Missing
 
         if isinstance(task, Missing):
-            return cls("skipped", task.sentence)
+            return cls(task.claim.id, "skipped", task.sentence)
         try:
             measurement = bench.session.measure(task)
         except GeometryBenchError as error:
-            return cls("skipped" if isinstance(error, SubjectFailedError) else "failed", str(error))
+            return cls(task.claim.id, "skipped" if isinstance(error, SubjectFailedError) else "failed", str(error))
         judged = bench.judge(measurement)
         shown = bench.outcome(judged)
         resumed = bench.session.is_resumed(measurement)
-        return cls(shown.kind, shown.message, measurement.model_dump_json(), resumed, properties(judged))
+        record = measurement.model_dump_json()
+        return cls(task.claim.id, shown.kind, shown.message, record, resumed, properties(judged))
 
     def attach(self, report: pytest.TestReport) -> None:
         """Let a report carry the case, as text."""
@@ -90,11 +98,13 @@ class Case:
         text = getattr(report, ATTRIBUTE, None)
         return None if text is None else Case(**json.loads(text))
 
+    def skipped(self, nodeid: str) -> tuple[str, int | None, str]:
+        """Why the case was skipped, as pytest's summary tells it: cases of one claim with one reason are one line there."""
+        return nodeid.partition("::")[0], None, f"Skipped: {self.claim}: {self.message}"
+
     def report(self, nodeid: str, location: tuple[str, int | None, str]) -> pytest.TestReport:
         """The case as pytest reports one."""
-        longrepr: Any = {"passed": None, "skipped": (location[0], location[1] or 0, f"Skipped: {self.message}")}.get(
-            self.outcome, self.message
-        )
+        longrepr: Any = {"passed": None, "skipped": self.skipped(nodeid)}.get(self.outcome, self.message)
         outcome = "skipped" if self.outcome == "xfailed" else self.outcome
         report = pytest.TestReport(
             nodeid, location, {}, outcome, longrepr, "call", user_properties=self.properties.items()
@@ -112,7 +122,8 @@ class Controller:
         self.config, self.deferred = config, config.stash.setdefault(DEFERRED, [])
         self.faults = 0
         self.judged: list[Judgement] = []
-        self.written: list[Path] = []
+        self.written: list[Path] | None = None
+        self.has_opened = False
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -156,8 +167,10 @@ class Controller:
         bench = bench_of(self.config)
         bench.session.close()
         self.judged = bench.judgements()
-        if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        if not ended or session.shouldstop or session.shouldfail:  # the latter two by -x and --maxfail, too
             return
+        self.written = []
         bench.write_report(self.judged)
         code = bench.exit_code(self.judged, self.faults)
         if code != CLEAN:
@@ -166,24 +179,39 @@ class Controller:
             try:
                 self.written = bench.update_baselines()
             except GeometryBenchError as error:
-                pytest.exit(f"geometry-bench: baselines NOT written: {error}", returncode=pytest.ExitCode.TESTS_FAILED)
+                pytest.exit(
+                    f"geometry-bench: not all baselines are written: {error}", returncode=pytest.ExitCode.TESTS_FAILED
+                )
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Generator[None]:
         """The table, the warnings, the files written, after all that pytest itself has to say."""
         yield
         if self.judged:
+            from geometry_bench.report.colour import painted
             from geometry_bench.run.describe import closing
 
             terminalreporter.section("geometric claims")
-            whole = self.config.option.verbose > 0
+            whole, coloured = self.config.option.verbose > 0, self.config.get_terminal_writer().hasmarkup
             for line in closing(bench_of(self.config), self.judged, self.written, whole=whole):
-                terminalreporter.write_line(line, yellow=line.startswith("warning: "))
+                terminalreporter.write_line(painted(line) if coloured else line)
 
     def pytest_report_collectionfinish(self) -> list[str]:
         """The effective settings, once it is known that benchmarks will run."""
-        if BENCH not in self.config.stash:
+        if BENCH not in self.config.stash or self.has_opened:
             return []
-        from geometry_bench.run.describe import opening
+        from geometry_bench.run.describe import folded, opening
 
-        return [f"geometry-bench: {line}" for line in opening(bench_of(self.config))]
+        self.has_opened = True
+        return [line for one in opening(bench_of(self.config)) for line in folded(f"geometry-bench: {one}")]
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self) -> None:
+        """The same where workers collect, as soon as one of them has: of runs that look like benchmarks."""
+        reporter = self.config.pluginmanager.getplugin("terminalreporter")
+        if reporter is None or not looks_like_benchmarks(self.config):
+            return
+        with suppress(GeometryBenchError):  # a bad input is told by the workers
+            bench_of(self.config)
+        for line in self.pytest_report_collectionfinish():
+            reporter.write_line(line)

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from geometry_bench.plugin.controller import bench_of
+from geometry_bench.plugin.controller import bench_of, looks_like_benchmarks
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """A scheduler by subject where ``-n`` alone was given, for what looks like benchmarks; other runs keep theirs."""
-    if config.getvalue("dist") != "load" or not any("benchmarks" in str(argument) for argument in config.args):
+    if config.getvalue("dist") != "load" or not looks_like_benchmarks(config):
         return None
     from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-not-found, import-untyped, unused-ignore]
 

@@ -18,6 +18,11 @@ _TIMES = {NEUTRAL: 2, ALIGNMENT: 10}
 and a map has far more coefficients than a direction."""
 
 
+def times(role: str) -> int:
+    """How many times the count of a class is drawn for a role."""
+    return _TIMES.get(role, 1)
+
+
 FEWEST = 4
 """Requests of a set, and topics where it has any, so that each half of a held-out split keeps one when another is left
 out."""
@@ -55,7 +60,7 @@ class RequestSettings:
         Raises:
             GeometryBenchError: its set cannot be read, holds fewer than ``FEWEST`` requests, or safe and unsafe ones alike.
         """
-        return _drawn(self.source(role), _TIMES.get(role, 1) * self.count, self.seed)
+        return _drawn(self.source(role), times(role) * self.count, self.seed)
 
 
 @cache

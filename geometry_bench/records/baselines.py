@@ -167,20 +167,32 @@ def update_baselines(
     Cases without a stored value are added (``new``), cases that differ from it are replaced (``changed``), cases that no
     claim declares any more are dropped (``trim``): ``known`` gives the keys of all declared ones, for a group of some
     members, so that a partial run trims nothing that it merely did not measure.
+
+    Raises:
+        GeometryBenchError: a file cannot be read or written, or writing was interrupted; it says which files are written.
     """
-    written: list[Path] = []
     by_file: dict[Path, list[Measurement]] = {}
     for one in measurements:
         if one.subject.kind == "panel" and one.missing is not None:
             continue  # that a run had too few subjects is nothing to remember
         by_file.setdefault(store.path(one.subject), []).append(one)
+    changed: dict[Path, Baseline] = {}
     for path, group in by_file.items():
         old = read_baseline(path) if path.is_file() else None
         members = getattr(group[0].subject, "members", ())
         new = _updated(old, group, modes, reason or "first measurement", known(members))
         if old is None or new.cases != old.cases:
+            changed[path] = new
+    written: list[Path] = []
+    try:
+        for path, new in changed.items():
             write_baseline(path, new)
             written.append(path)
+    except KeyboardInterrupt:
+        names = ", ".join(map(str, written)) or "none"
+        raise GeometryBenchError(
+            f"Interrupted while baselines were written: {len(written)} of {len(changed)} files are ({names}); run it again."
+        ) from None
     return written
 
 

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from geometry_bench.geometry.equivalence import Change
 from geometry_bench.records.estimates import Curve, Estimate
-from geometry_bench.records.measurement import Measurement
+from geometry_bench.records.measurement import Absence, Measurement
 
 
 class ClaimVerdict(StrEnum):
@@ -53,6 +53,8 @@ class Reason(StrEnum):
     STRADDLES = "interval straddles the criterion"
     NOT_MET = "criterion not met"
     INSIDE_NULL = "inside its null"
+    BEHIND_NULL = "beyond the other end of its null"
+    NULL_TOO = "its null lies there too"
     BEYOND_NULL = "beyond its null"
     MET = "criterion met"
     CHECKED = "statement checked"
@@ -135,6 +137,18 @@ class Judgement:
         return self.baseline.verdict not in NOT_COMPARED and both == {ClaimVerdict.HOLDS, ClaimVerdict.FAILS}
 
     @property
+    def is_on_record(self) -> bool:
+        """Whether the claim fails, and a baseline has it that it did not hold there either."""
+        before = (ClaimVerdict.FAILS, ClaimVerdict.INCONCLUSIVE)
+        return self.claim.verdict is ClaimVerdict.FAILS and self.stored_claim in before
+
+    @property
+    def was_asked(self) -> bool:
+        """Whether the run was asked to measure the case, or only would be with another option."""
+        missing = self.measurement.missing
+        return missing is None or missing.reason is not Absence.NOT_ASKED
+
+    @property
     def where(self) -> str:
         """The case and its subject, for a sentence."""
         return f"{self.measurement.key} on {self.measurement.subject.id}"
@@ -173,6 +187,11 @@ def _null(f: Mapping[str, Fact]) -> str:
         f"{found} (of {f['null_cases']} cases, chance brings any above {f['null_any_percentile']:.1f} and all above "
         f"{f['null_all_percentile']:.0f} in 5 %)"
     )
+
+
+def _side_of_null(f: Mapping[str, Fact]) -> str:
+    value, low = f.get("value"), f.get("null_low")
+    return "below" if isinstance(value, float) and isinstance(low, float) and value < low else "above"
 
 
 def _alignment_unknown(f: Mapping[str, Fact]) -> str:
@@ -234,6 +253,8 @@ _SENTENCES: Mapping[Reason, Callable[[Mapping[str, Fact]], str]] = {
     Reason.STRADDLES: lambda f: f"{_interval(f)} straddles the criterion {f['wanted']}",
     Reason.NOT_MET: lambda f: f"{_interval(f)} is not {f['wanted']}",
     Reason.INSIDE_NULL: lambda f: f"{_interval(f)} is {f['wanted']}, but lies inside its {_null(f)}",
+    Reason.BEHIND_NULL: lambda f: f"{_interval(f)} is {f['wanted']}, but lies {_side_of_null(f)} its {_null(f)}",
+    Reason.NULL_TOO: lambda f: f"{_interval(f)} is {f['wanted']}, but so is its {_null(f)}",
     Reason.BEYOND_NULL: lambda f: f"{_interval(f)} is {f['wanted']} and beyond its {_null(f)}",
     Reason.MET: lambda f: f"{_interval(f)} is {f['wanted']}",
     Reason.NO_SIGN: lambda f: f"the value itself, {_interval(f)}, cannot be told from 0, so it has no sign to keep",

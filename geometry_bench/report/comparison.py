@@ -48,11 +48,21 @@ class Comparison:
     @property
     def answer(self) -> str:
         """One line: what the comparison says, and of how many cases."""
+        return f"{self.word}: {self.subject}: {self.outcome}"
+
+    @property
+    def word(self) -> str:
+        """SAME, MOVED or CANNOT TELL."""
+        return _ANSWERS[self.code]
+
+    @property
+    def outcome(self) -> str:
+        """What it says, and of how many cases, without the subject."""
         moved, same, undecided = (
             len(self.of(verdict))
             for verdict in (BaselineVerdict.MOVED, BaselineVerdict.SAME, BaselineVerdict.UNDECIDED)
         )
-        absent = len(self._not_compared)
+        absent = len(self.not_compared)
         deciding = [one for one in self.judged if one.decides]
         made = (
             f"{sum(one.baseline.verdict is BaselineVerdict.MOVED for one in deciding)} of {len(deciding)} gate metrics"
@@ -62,11 +72,10 @@ class Comparison:
             FAILED: f"{made if deciding else f'{moved} cases'} moved by more than matters" if moved else "",
             NOT_ANSWERED: "nothing could be compared" if absent and not same + undecided else "too few prompts to tell",
         }[self.code]
-        counts = f"{moved} moved, {same} the same, {undecided} undecided, {absent} not compared"
-        return f"{_ANSWERS[self.code]}: {self.subject}: {what} ({counts})"
+        return f"{what} ({moved} moved, {same} the same, {undecided} undecided, {absent} not compared)"
 
     @property
-    def _not_compared(self) -> list[Judgement]:
+    def not_compared(self) -> list[Judgement]:
         """Cases that have a value here but could not be compared."""
         found = self.of(*NOT_COMPARED)
         return [one for one in found if one.claim.verdict is not ClaimVerdict.NOT_APPLICABLE]
@@ -124,7 +133,7 @@ def _section(found: Comparison, against: str) -> str:
         _table("Too few prompts to tell", found.of(BaselineVerdict.UNDECIDED), most=12),
         _table("The same", [one for one in found.of(BaselineVerdict.SAME) if one.decides]),
         _derived(found.derived),
-        _reasons("Not compared", found._not_compared),
+        _reasons("Not compared", found.not_compared),
         "To see all values: run it again with `-v`. What the words mean: `geometry-bench docs guard-a-fine-tune`.",
     ]
     return "\n\n".join(part for part in parts if part)
@@ -199,15 +208,24 @@ def _derived(judged: Sequence[Judgement]) -> str:
     return f"### Child and parent together\n\n{table}"
 
 
-def _rulers(judged: Sequence[Judgement]) -> str:
-    """How far the parent's own copies lie from it, as a scale for δ."""
+def rulers(judged: Sequence[Judgement]) -> dict[str, dict[str, float]]:
+    """How far the parent's own copies lie from it, by case and copy, as a scale for δ."""
     found = {
-        one.measurement.key: {n: v for n, v in one.baseline.facts.items() if n.startswith(RULER)} for one in judged
+        one.measurement.key: {
+            name.removeprefix(f"{RULER} "): float(value)
+            for name, value in one.baseline.facts.items()
+            if name.startswith(RULER) and value is not None
+        }
+        for one in judged
     }
-    measured = {key: copies for key, copies in found.items() if copies}
+    return {key: copies for key, copies in found.items() if copies}
+
+
+def _rulers(judged: Sequence[Judgement]) -> str:
+    measured = rulers(judged)
     if not measured:
         return ""
-    copies = [name.removeprefix(f"{RULER} ") for name in next(iter(measured.values()))]
+    copies = list(next(iter(measured.values())))
     rows = [(f"`{key}`", *(f"{value:.3f}" for value in values.values())) for key, values in measured.items()]
     table = tabulate(rows, ("δ of the parent's own copies", *copies), "pipe", disable_numparse=True)
     return f"### A ruler\n\n{table}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from geometry_bench.records.facts import PromptInputs
-from geometry_bench.records.judgement import ClaimVerdict, Judgement, Reason
+from geometry_bench.records.judgement import NOT_COMPARED, BaselineVerdict, ClaimVerdict, Judgement, Reason
 
 CONTROL = "control."
 """What the ids of controls begin with: they are counted apart."""
@@ -16,29 +17,38 @@ WIDTH = 80
 _INDENT = 28
 
 
-def glance(judged: Sequence[Judgement]) -> list[str]:
-    """What holds beyond its null, what fails, what cannot be told and why, and whether controls are as they should be.
+def glance(judged: Sequence[Judgement], width: int = WIDTH) -> list[str]:
+    """What fails, what moved, what holds beyond its null, what cannot be told and why; then the rest, counted.
 
-    At most 12 lines of 80 columns; empty for no judgements.
+    At most 15 lines of ``width`` or 80 columns, whichever is less; empty for no judgements.
     """
-    controls = [one for one in judged if one.measurement.claim.startswith(CONTROL)]
-    claims = [one for one in judged if not one.measurement.claim.startswith(CONTROL)]
+    asked = [one for one in judged if one.was_asked]
+    controls = [one for one in asked if one.measurement.claim.startswith(CONTROL)]
+    claims = [one for one in asked if not one.measurement.claim.startswith(CONTROL)]
     subjects = len({one.measurement.subject.id for one in judged})
-    lines = [f"at a glance: {_number(len(judged), 'case')} on {_number(subjects, 'subject')}"] if judged else []
     by_verdict = {verdict: [one for one in claims if one.claim.verdict is verdict] for verdict in ClaimVerdict}
-    holds = by_verdict[ClaimVerdict.HOLDS]
+    holds, unknown = by_verdict[ClaimVerdict.HOLDS], by_verdict[ClaimVerdict.INCONCLUSIVE]
     beyond = [one for one in holds if one.claim.reason is Reason.BEYOND_NULL]
     plain = [one for one in holds if one.claim.reason is not Reason.BEYOND_NULL]
-    unknown, absent = by_verdict[ClaimVerdict.INCONCLUSIVE], by_verdict[ClaimVerdict.NOT_APPLICABLE]
-    lines += _row("holds beyond its null", beyond, _names)
-    lines += _row("holds, no null asked", plain, _names, most=1)
-    lines += _row("fails", by_verdict[ClaimVerdict.FAILS], _names)
-    lines += _row("cannot be told", unknown, lambda found: _counted(map(_why_unknown, found)))
-    lines += _row("", unknown, _names, counted=False, most=1)
-    lines += _row("not applicable", absent, lambda found: _counted(map(_why_absent, found)), most=1)
-    if controls:
-        lines += _wrapped("controls", "", _told_of_controls(controls))
-    return lines
+    rows = [
+        _row("FAILS", by_verdict[ClaimVerdict.FAILS], _told_of_failures, always=bool(claims)),
+        _told_of_moves(asked),
+        _row("HOLDS beyond its null", beyond, _names),
+        _row("INCONCLUSIVE", unknown, lambda found: _counted(map(_why_unknown, found))),
+        _row("", unknown, _names, counted=False, most=1),
+        _row("HOLDS, no null asked", plain, _names, most=1),
+        _row(
+            "NOT_APPLICABLE", by_verdict[ClaimVerdict.NOT_APPLICABLE], lambda found: _counted(map(_why_absent, found))
+        ),
+        _row("not asked for", [one for one in judged if not one.was_asked], _how_to_ask),
+        ("controls", "", _told_of_controls(controls), 2) if controls else None,
+    ]
+    head = [f"at a glance: {_number(len(asked), 'case')} on {_number(subjects, 'subject')}"] if judged else []
+    return head + [line for row in rows if row is not None for line in _wrapped(*row, min(width, WIDTH))]
+
+
+_Row = tuple[str, str, Sequence[str], int]
+"""Label, count, what is told, and in how many lines at most."""
 
 
 def _row(
@@ -48,20 +58,48 @@ def _row(
     *,
     counted: bool = True,
     most: int = 2,
-) -> list[str]:
-    return _wrapped(label, str(len(found)) if counted else "", told(found), most) if found else []
+    always: bool = False,
+) -> _Row | None:
+    return (label, str(len(found)) if counted else "", told(found), most) if found or always else None
 
 
-def _wrapped(label: str, count: str, parts: Sequence[str], most: int = 2) -> list[str]:
+def _wrapped(label: str, count: str, parts: Sequence[str], most: int, width: int) -> list[str]:
     """The parts in at most so many lines; what does not fit is counted."""
     head = f"  {label:<{_INDENT - 6}}{count:>3} "
-    wrapper = textwrap.TextWrapper(WIDTH, head, " " * _INDENT, break_long_words=False, break_on_hyphens=False)
+    wrapper = textwrap.TextWrapper(width, head, " " * _INDENT, break_long_words=False, break_on_hyphens=False)
+    lines = [head.rstrip()]
     for kept in range(len(parts), 0, -1):
         rest = f" and {len(parts) - kept} more" if kept < len(parts) else ""
         lines = wrapper.wrap(", ".join(parts[:kept]) + rest)
         if len(lines) <= most:
-            return lines
-    return [head.rstrip()]
+            break
+    return lines
+
+
+def _told_of_failures(failed: Sequence[Judgement]) -> list[str]:
+    """Those that no baseline has on record come first: they are news."""
+    new = _names([one for one in failed if not one.is_on_record])
+    known = _names([one for one in failed if one.is_on_record])
+    if not known:
+        return new
+    return [*new, f"on record: {known[0]}", *known[1:]]
+
+
+def _told_of_moves(judged: Sequence[Judgement]) -> _Row | None:
+    """How many moved of those that were compared with a baseline, the claims made to compare models first."""
+    valued = [one for one in judged if one.claim.verdict is not ClaimVerdict.NOT_APPLICABLE]
+    compared = [one for one in valued if one.baseline.verdict not in NOT_COMPARED]
+    if not valued:
+        return None
+    if not compared:
+        return "MOVED", "–", ["nothing was compared with a baseline"], 1
+    moved = [one for one in compared if one.baseline.verdict is BaselineVerdict.MOVED]
+    undecided = sum(one.baseline.verdict is BaselineVerdict.UNDECIDED for one in compared)
+    told = [f"of {len(compared)} compared with baselines", *([f"{undecided} UNDECIDED"] if undecided else [])]
+    names = _names(sorted(moved, key=lambda one: not one.decides))
+    if names:
+        told[-1] += f": {names[0]}"
+    return "MOVED", str(len(moved)), [*told, *names[1:]], 2
 
 
 def _told_of_controls(controls: Sequence[Judgement]) -> list[str]:
@@ -97,6 +135,12 @@ def _why_unknown(judged: Judgement) -> str:
 def _why_absent(judged: Judgement) -> str:
     missing = judged.measurement.missing
     return str(judged.claim.reason) if missing is None else str(missing.reason)
+
+
+def _how_to_ask(found: Sequence[Judgement]) -> list[str]:
+    """The options with which they would be measured, as the sentences about them name these."""
+    options = (re.search(r"--[\w-]+", one.claim.sentence) for one in found)
+    return _counted(option[0] if option else one.claim.sentence for option, one in zip(options, found, strict=True))
 
 
 def _number(count: int, noun: str) -> str:

@@ -62,12 +62,11 @@ def outcome_of(judged: Judgement, asked: Asked = PLAIN) -> Outcome:
     if claim.verdict is ClaimVerdict.INCONCLUSIVE:
         return Outcome("xfailed", f"INCONCLUSIVE: {claim.sentence}", warning)
     if claim.verdict is ClaimVerdict.FAILS:
-        known = judged.stored_claim in (ClaimVerdict.FAILS, ClaimVerdict.INCONCLUSIVE)
         compared = baseline.verdict not in NOT_COMPARED
         stored_now = "changed" in asked.updating or (
             baseline.verdict is BaselineVerdict.NO_BASELINE and "new" in asked.updating
         )
-        if known or compared or stored_now or asked.comparing:
+        if judged.is_on_record or compared or stored_now or asked.comparing:
             note = f" (baseline {judged.stored_claim}: {judged.stored_note})" if judged.stored_note else ""
             return Outcome("xfailed", f"FAILS here: {claim.sentence}{note}", warning)
         return Outcome("failed", f"the claim does not hold: {where}: {claim.sentence}", warning)

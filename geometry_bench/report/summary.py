@@ -1,9 +1,9 @@
-"""The table that ends a run: a pure function of judgements."""
+"""The tables that end a run: pure functions of judgements."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tabulate import tabulate
@@ -12,74 +12,132 @@ from geometry_bench.records.baselines import short_revision
 from geometry_bench.records.estimates import Estimate
 from geometry_bench.records.facts import Facts, ModelFacts, PublicationFacts
 from geometry_bench.records.judgement import BaselineVerdict, ClaimVerdict, Judgement
+from geometry_bench.report.narrow import Line, grouped
 
-TABLE_NOTE = (
-    "value ± jackknife error over prompts, corrected variant; null: central 90 % and the value's percentile in it"
-)
+TABLE_NOTE = "value ± jackknife error over prompts\nnull: central 90 %, and the value's percentile in it"
+LETTERS = "H holds, F fails, i inconclusive\n! moved from its baseline, ~ too few prompts to tell"
 HEADERS = ("claim", "value", "null", "published", "baseline", "verdict")
 TABLES_OF_THEIR_OWN = 4
 """Up to so many models each get a table; more are set side by side."""
 
-_LETTERS = {
-    ClaimVerdict.HOLDS: "H",
-    ClaimVerdict.FAILS: "F",
-    ClaimVerdict.INCONCLUSIVE: "i",
-    ClaimVerdict.NOT_APPLICABLE: "-",
-}
+_LEAST = 20
+"""Characters that the column of cases keeps."""
+_LETTERS = {ClaimVerdict.HOLDS: "H", ClaimVerdict.FAILS: "F", ClaimVerdict.INCONCLUSIVE: "i"}
 _MOVED = {BaselineVerdict.MOVED: "!", BaselineVerdict.UNDECIDED: "~"}
 
 
-def summary_tables(judged: Sequence[Judgement], *, whole: bool = False) -> str:
-    """The values of all subjects, in the order measured.
+def summary_tables(judged: Sequence[Judgement], *, whole: bool = False, width: int | None = None) -> str:
+    """The values of all subjects, in the order measured, in lines of so many columns (None: as many as they take).
 
     One table a subject: value ± error, null, published value, baseline, verdict. More than a few models are set side by
-    side instead, a letter each, unless ``whole`` asks for all their tables.
+    side instead, value and a letter each, unless ``whole`` asks for all their tables. What was not asked for is left out.
     """
     by_subject: dict[str, list[Judgement]] = {}
     for one in judged:
-        by_subject.setdefault(one.measurement.subject.id, []).append(one)
+        if one.was_asked:
+            by_subject.setdefault(one.measurement.subject.id, []).append(one)
     models = {name: group for name, group in by_subject.items() if not group[0].measurement.subject.is_joint}
     if whole or len(models) <= TABLES_OF_THEIR_OWN:
-        return _tables(by_subject)
+        return _tables(by_subject, width)
     others = {name: group for name, group in by_subject.items() if name not in models}
-    return "\n\n".join(part for part in (_side_by_side(models), _tables(others)) if part)
+    return "\n\n".join(part for part in (_side_by_side(models, width), _tables(others, width)) if part)
 
 
-def _side_by_side(by_subject: Mapping[str, Sequence[Judgement]]) -> str:
-    """Cases × subjects: verdict letters, and the range of the values."""
+def _side_by_side(by_subject: Mapping[str, Sequence[Judgement]], width: int | None) -> str:
+    """Cases × subjects: value and letter of each; as many subjects in a table as fit, then the next."""
     cases: dict[str, dict[str, Judgement]] = {}
     for name, group in by_subject.items():
         for one in group:
             cases.setdefault(one.measurement.key, {})[name] = one
-    rows = []
-    for key, found in cases.items():
-        estimates = [one.measurement.estimate for one in found.values()]
-        values = [estimate.value for estimate in estimates if estimate is not None and estimate.value is not None]
-        span = f"{min(values):+.2f}…{max(values):+.2f}" if values else "–"
-        rows.append((key, span, *(_letter(found.get(name)) for name in by_subject)))
-    numbers = [str(number) for number in range(1, len(by_subject) + 1)]
-    legend = [
-        f"{number:>3} {name} ({_subject_line(group[0].measurement.subject)})"
-        for number, (name, group) in zip(numbers, by_subject.items(), strict=True)
-    ]
-    table = tabulate(rows, ("claim", "values", *numbers), tablefmt="simple", disable_numparse=True)
-    letters = (
-        "H holds, F fails, i inconclusive, - not applicable; ! has moved from its baseline, ~ too few prompts to tell"
-    )
-    return "\n".join([*legend, "", table, letters, "-v prints each subject's values with error, null and baseline"])
+    numbers = {name: str(number) for number, name in enumerate(by_subject, start=1)}
+    named = [(f"{numbers[name]:>3} {name}", group[0].measurement.subject) for name, group in by_subject.items()]
+    whole = [_titled(name, facts, None) for name, facts in named]
+    fits = width is None or max(map(len, whole)) <= width
+    legend = whole if fits else [_titled(name, facts, 0) for name, facts in named]
+    keys = [next(iter(found.values())).measurement for found in cases.values()]
+    cells = {name: [_cell(found.get(name)) for found in cases.values()] for name in by_subject}
+    tables = []
+    for names in _fitting(cells, max(len(one.key) for one in keys), width):
+        rows = [
+            Line(one.claim, one.case, tuple(cells[name][place] for name in names))
+            for place, one in enumerate(keys)
+            if any(cells[name][place] for name in names)
+        ]
+        tables.append(grouped(rows, ("claim", *(numbers[name] for name in names)), width))
+    text = "\n\n".join(tables)
+    return "\n".join([*legend, "", text, LETTERS, "-v prints each subject's values with error, null and baseline"])
 
 
-def _letter(judged: Judgement | None) -> str:
-    return "" if judged is None else _LETTERS[judged.claim.verdict] + _MOVED.get(judged.baseline.verdict, "")
+def _fitting(cells: Mapping[str, Sequence[str]], longest: int, width: int | None) -> list[list[str]]:
+    """The subjects in runs of as many as fit beside the column of cases."""
+    runs: list[list[str]] = [[]]
+    room = free = math.inf if width is None else width - min(longest, _LEAST + 10)
+    for name, column in cells.items():
+        taken = 2 + max(map(len, column))
+        if taken > free and runs[-1]:
+            runs.append([])
+            free = room
+        runs[-1].append(name)
+        free -= taken
+    return runs
 
 
-def _tables(by_subject: Mapping[str, Sequence[Judgement]]) -> str:
+def _cell(judged: Judgement | None) -> str:
+    """``+0.91 H!``; a dash where there is no value, nothing where it was not measured."""
+    estimate = None if judged is None else judged.measurement.estimate
+    if judged is None:
+        return ""
+    if estimate is None or estimate.value is None or judged.claim.verdict not in _LETTERS:
+        return "–"
+    return f"{estimate.value:+.2f} {_LETTERS[judged.claim.verdict]}{_MOVED.get(judged.baseline.verdict, '')}"
+
+
+def _tables(by_subject: Mapping[str, Sequence[Judgement]], width: int | None) -> str:
     tables = [
-        f"{name} ({_subject_line(group[0].measurement.subject)})\n"
-        + tabulate([row(one) for one in group], HEADERS, tablefmt="simple", disable_numparse=True)
+        f"{_titled(name, group[0].measurement.subject, width)}\n{_table(group, width)}"
         for name, group in by_subject.items()
     ]
     return "\n\n".join([*tables, TABLE_NOTE]) if tables else ""
+
+
+def _table(group: Sequence[Judgement], width: int | None) -> str:
+    """One row a case with all its columns, or where these do not fit, what differs from the usual below it."""
+    rows = [row(one) for one in group]
+    used = [place for place in range(len(HEADERS)) if any(cells[place] for cells in rows)]
+    headers = [HEADERS[place] for place in used]
+    wide = tabulate(
+        [[cells[place] for place in used] for cells in rows], headers, tablefmt="simple", disable_numparse=True
+    )
+    if width is None or max(map(len, wide.splitlines())) <= width:
+        return wide
+    lines = [
+        Line(
+            one.measurement.claim,
+            one.measurement.case,
+            (_number(one.measurement.estimate), null, str(one.claim.verdict)),
+            _remark(one),
+        )
+        for one, (_, _, null, *_) in zip(group, rows, strict=True)
+    ]
+    return grouped(lines, ("claim", "value", "null", "verdict"), width)
+
+
+def _remark(judged: Judgement) -> str:
+    """What a narrow table has no column for: label, published value, a baseline that is not the same."""
+    estimate, (*_, published, baseline, _) = judged.measurement.estimate, row(judged)
+    usual = (BaselineVerdict.SAME, BaselineVerdict.NO_BASELINE)
+    parts = [
+        estimate.label if estimate is not None and estimate.label else "",
+        f"published {published}" if published else "",
+        f"baseline {baseline}" if judged.baseline.verdict not in usual else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _titled(name: str, facts: Facts, width: int | None) -> str:
+    """A subject with its facts, which go to a line of their own where they do not fit beside it."""
+    line = f"{name} ({_subject_line(facts)})"
+    return line if width is None or len(line) <= width else f"{name}\n    {_subject_line(facts)}"
 
 
 def _subject_line(facts: Facts) -> str:
@@ -111,9 +169,13 @@ def value_text(estimate: Estimate | None) -> str:
     """``+0.912 ± 0.013 chenrezig-tara``; a dash where there is no value."""
     if estimate is None or estimate.value is None:
         return "–"
-    error = "" if estimate.error is None else f" ± {estimate.error:.3f}"
-    label = f" {estimate.label}" if estimate.label else ""
-    return f"{estimate.value:+.3f}{error}{label}"
+    return _number(estimate) + (f" {estimate.label}" if estimate.label else "")
+
+
+def _number(estimate: Estimate | None) -> str:
+    if estimate is None or estimate.value is None:
+        return "–"
+    return f"{estimate.value:+.3f}" + ("" if estimate.error is None else f" ± {estimate.error:.3f}")
 
 
 def null_text(estimate: Estimate | None) -> str:
@@ -140,9 +202,3 @@ def notes_of(judged: Sequence[Judgement]) -> list[str]:
         more = f" and {len(others)} more" if len(others) > 1 else "".join(f" and {other}" for other in others)
         lines.append(f"{first}{more}: {found[first]}")
     return lines
-
-
-def counts_line(judged: Sequence[Judgement]) -> str:
-    """How many cases hold, fail, are inconclusive or not applicable."""
-    counts = Counter(str(one.claim.verdict) for one in judged)
-    return ", ".join(f"{counts[name]} {name}" for name in sorted(counts))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,9 +18,11 @@ from geometry_bench.records.judgement import Judgement
 from geometry_bench.report.comparison import comparisons
 from geometry_bench.report.glance import glance
 from geometry_bench.report.outcomes import warnings_of
-from geometry_bench.report.summary import counts_line, notes_of, summary_tables
+from geometry_bench.report.summary import notes_of, summary_tables
 from geometry_bench.run.bench import Bench
 from geometry_bench.run.targets import ModelTarget, Prompts
+
+LEAST_COLUMNS = 40
 
 
 def opening(bench: Bench) -> Iterator[str]:
@@ -81,23 +87,39 @@ def _member(target: ModelTarget) -> str:
     return f"{name} ({', '.join(facts)})" if facts else name
 
 
-def closing(bench: Bench, judged: Sequence[Judgement], written: Sequence[Path], *, whole: bool) -> Iterator[str]:
-    """What was found at a glance, tables, counts, warnings, the files written."""
+def closing(bench: Bench, judged: Sequence[Judgement], written: Sequence[Path] | None, *, whole: bool) -> Iterator[str]:
+    """What was found at a glance, tables, counts, warnings, the files written; ``written`` is None for a run cut short."""
+    width = columns()
     if judged and bench.output.against is not None:
-        yield from (one.answer for one in comparisons(judged, bench.output.undecided))
+        yield from (line for one in comparisons(judged, bench.output.undecided) for line in folded(one.answer))
         yield ""
     if judged:
-        yield from glance(judged)
+        yield from glance(judged, width)
         yield ""
-        yield summary_tables(judged, whole=whole)
+        yield summary_tables(judged, whole=whole, width=width)
         yield ""
-        yield counts_line(judged)
-    yield from (f"note: {note}" for note in notes_of(judged))
-    yield from (f"warning: {line}" for line in warnings_of(judged))
-    yield from (f"baseline written: {path}" for path in written)
-    if bench.output.update and not written:
+    yield from (line for note in notes_of(judged) for line in folded(f"note: {note}"))
+    yield from (line for warning in warnings_of(judged) for line in folded(f"warning: {warning}"))
+    yield from (f"baseline written: {path}" for path in written or ())
+    if bench.output.update and written is None:
+        yield "warning: no baseline was written, since the run was cut short: run it again to its end"
+    elif bench.output.update and not written:
         yield "no baseline file needed a change"
     if bench.output.report is not None and judged:
         yield f"report: {bench.output.report}"
     if bench.results is not None:
         yield f"records: {bench.results.path}"
+
+
+def columns() -> int:
+    """Width of the terminal; 80 where there is none, or one that is too narrow to be true."""
+    width = shutil.get_terminal_size().columns
+    return width if width >= LEAST_COLUMNS else 80
+
+
+def folded(text: str) -> list[str]:
+    """Prose in lines that fit the terminal, broken between words; as it is where nobody watches one."""
+    watched = os.environ.get("COLUMNS") or (sys.__stdout__ is not None and sys.__stdout__.isatty())
+    if not watched:
+        return [text]
+    return textwrap.wrap(text, columns(), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from geometry_bench.behavior.judges.verdict import Judge
+from geometry_bench.caches import cache_folder
 from geometry_bench.claims.model import Case, Claim, Scope
 from geometry_bench.labs.family import FamilyLab, family_inputs
 from geometry_bench.labs.group import GroupLab, group_hash
@@ -33,7 +34,6 @@ from geometry_bench.records.facts import (
 from geometry_bench.records.measurement import Measurement, case_key
 from geometry_bench.run.key import Key, alignments
 from geometry_bench.run.request import Settings
-from geometry_bench.storage import cache_folder
 from geometry_bench.subjects.families import Family
 from geometry_bench.subjects.spec import Identity, SubjectSpec
 from geometry_bench.subjects.threads import SMALL, block_weights

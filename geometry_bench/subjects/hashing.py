@@ -14,8 +14,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from geometry_bench.caches import cache_folder
 from geometry_bench.errors import GeometryBenchError
-from geometry_bench.storage import cache_folder, digest_bytes, digest_file, replacing
+from geometry_bench.storage import digest_bytes, digest_file, replacing
 
 TOKENIZER_FILES = (
     "tokenizer.json",

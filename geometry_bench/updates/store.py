@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from geometry_bench.storage import DiskCache, cache_folder
+from geometry_bench.caches import DiskCache, cache_folder
 
 LIMIT = 20_000_000_000
 """Bytes that a store keeps by default."""

@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from geometry_bench.behavior.judges.verdict import JudgeFacts, UnansweredError, Verdict, refuse_unpaired
 from geometry_bench.behavior.lines import Lines
-from geometry_bench.storage import cache_folder, digest
+from geometry_bench.caches import cache_folder
+from geometry_bench.storage import digest
 
 Pair = tuple[str, str]
 """A request and an answer."""

@@ -13,6 +13,7 @@ from geometry_bench.claims.criteria import Above, SignByAlignment
 from geometry_bench.claims.model import Case, Claim
 from geometry_bench.claims.safety_compassion import capping, compassion, finetune, panel, safety, validation
 from geometry_bench.claims.safety_compassion.axes import BENIGN, PAIRS, SUFFERING, TRADITIONS, MessageSet, final_figure
+from geometry_bench.claims.safety_compassion.layers import analysis_layers
 from geometry_bench.claims.sources import SAFETY_COMPASSION
 from geometry_bench.labs.requirements import Requirements
 from geometry_bench.published.subject import PublishedSubject
@@ -140,6 +141,7 @@ CLAIMS: tuple[Claim, ...] = (
         criterion=Above(beyond_null=False),
         requires=ON_BENIGN,
         reported=safety.figure_layer_profile,
+        window=analysis_layers,
     ),
     Claim(
         id="safety.dimensionality",

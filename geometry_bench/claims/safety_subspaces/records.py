@@ -27,6 +27,7 @@ _CHAT: dict[str, Any] = {
     "version": 3,  # 1 read the chat's mean over tokens in the published variant too, 2 took sets for one sample
     "metric": "overlap",
     "smallest_change": 0.05,
+    "window": activations.window,
 }
 """What all claims of this module have in common."""
 

@@ -1,4 +1,4 @@
-"""Comma-separated values, long: one value a line, so that all claims fit one file and no value loses digits."""
+"""Comma-separated values, long: one case of a subject a line, so that all claims fit one file and no value loses digits."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import csv
 import io
 from collections.abc import Sequence
 
-from geometry_bench.report.board import Table
+from geometry_bench.report.board import Cell, Row, Table
 
-HEADERS = ("claim", "case", "subject", "kind", "alignment", "revision", "value", "error", "verdict")
+OF_ROW = ("subject", "kind", "alignment", "revision", "dtype", "settings", "within")
+OF_CELL = (
+    *("value", "error", "low", "high", "null_low", "null_high", "label", "reported"),
+    *("verdict", "published", "baseline", "reason", "readable"),
+)
+HEADERS = ("claim", "case", *OF_ROW, *OF_CELL)
 
 
 def render(tables: Sequence[Table]) -> str:
@@ -19,6 +24,9 @@ def render(tables: Sequence[Table]) -> str:
     for table in tables:
         for row in table.rows:
             for case, cell in row.cells.items():
-                place = (table.claim, case, row.subject, row.kind, row.alignment, row.revision)
-                writer.writerow((*place, cell.value, cell.error, cell.verdict))
+                writer.writerow((table.claim, case, *_fields(row, OF_ROW), *_fields(cell, OF_CELL)))
     return buffer.getvalue()
+
+
+def _fields(of: Row | Cell, names: Sequence[str]) -> list[object]:
+    return [getattr(of, name) for name in names]
