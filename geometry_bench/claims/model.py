@@ -77,9 +77,9 @@ class Claim:
     the claims whose measurements it is computed from, as ``claim[case]`` where cases matter. ``per_member`` adds a case for
     each member of a group, or for each but the reference. A claim ``asked_by`` an option costs much, and is measured where a
     run asks for it alone. ``judged`` says what is judged of answers, where the value stands on any. ``ruler`` is the case of
-    a baseline whose numbers are shown beside a change, as a scale for it. ``window`` gives the blocks that a claim reads of a
-    model with so many, where it reads some; ``profile`` says what the estimates' curve of that name shows, where that is another
-    quantity than the value.
+    a baseline whose numbers are shown beside a change, as a scale for it. ``window`` gives the blocks that a claim reads
+    of a model with so many, where it reads some; ``profile`` says what the estimates' curve of that name shows, where that
+    is another quantity than the value.
     """
 
     id: str
