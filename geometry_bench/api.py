@@ -154,7 +154,7 @@ def _pandas() -> Any:
     try:
         import pandas
     except ImportError:
-        raise GeometryBenchError("A data frame needs pandas: pip install 'geometry-bench[notebook]'.") from None
+        raise GeometryBenchError("A data frame needs pandas: pip install pandas.") from None
     return pandas
 
 

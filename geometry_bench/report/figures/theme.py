@@ -53,6 +53,7 @@ def config(dark: bool) -> dict[str, Any]:
             "titleFontSize": 11,
             "titleFontWeight": "normal",
             "labelLimit": 300,
+            "titleLimit": 400,
             "symbolSize": 70,
             "symbolOpacity": 1,
             "symbolBaseFillColor": ink,
