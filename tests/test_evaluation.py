@@ -16,6 +16,7 @@ pytest.importorskip("lm_eval")
 
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 
 from geometry_bench.behavior.generation import Settings, generate
 from geometry_bench.behavior.harness.evaluation import evaluate
@@ -148,6 +149,20 @@ def test_a_task_runs_from_end_to_end(aligned: Subject, tmp_path: Path) -> None:
     before = np.random.get_state()[1].tolist()  # type: ignore[union-attr]
     assert evaluate(aligned, load_task(colours(tmp_path), 5), progress=False).right.tolist() == choice.right.tolist()
     assert np.random.get_state()[1].tolist() == before  # type: ignore[union-attr]
+
+
+def test_a_group_is_all_documents_of_its_tasks_and_each_task_a_topic(
+    aligned: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [colours(tmp_path, f"part{n}", 5 + n) for n in range(4)]
+    (tmp_path / "all.yaml").write_text(json.dumps({"group": "all", "task": [f"part{n}" for n in range(4)]}))
+    own = TaskManager(include_defaults=False, include_path=str(tmp_path))
+    monkeypatch.setattr("geometry_bench.behavior.harness.tasks._manager", lambda: own)
+    task = load_task("all", 6)
+    assert [task.topics.count(topic) for topic in dict.fromkeys(task.topics)] == [5, 6, 6, 6]
+    alone = [evaluate(aligned, load_task(file, 6), progress=False).right for file in files]
+    assert evaluate(aligned, task, progress=False).right.tolist() == np.concatenate(alone).tolist()
+    assert len(set(load_task(files[0]).topics)) == 5
 
 
 def test_examples_are_the_same_each_time_and_part_of_what_a_task_is(aligned: Subject, tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ class Prediction(OfSet):
 
 @dataclass(frozen=True)
 class TaskOf:
-    """A task of lm-eval's, by the text that names it; each document is right or wrong.
+    """A task of lm-eval's, by the text that names it, asked without chat template; each document is right or wrong.
 
     Raises GeometryBenchError, when asked, as `behavior.harness.tasks.load_task` does.
     """
@@ -256,11 +256,11 @@ class TaskOf:
     @property
     def described(self) -> dict[str, Any]:
         """What a record keeps of it."""
-        return dict(self._task.facts())
+        return {**self._task.facts(), "rendering": "text"}
 
     def facts(self, subject: Subject) -> tuple[list[Sequence[int]], dict[str, Any]]:
         """The task as a record keeps it."""
-        return [], {"measure": self.described, "template": subject.chat.template_hash}
+        return [], {"measure": self.described}
 
     def replies(self, subject: Subject, interventions: Sequence[Intervention] = (), **more: Any) -> list[Any]:
         """How right each document is, 0 to 1."""

@@ -260,6 +260,7 @@ class TaskFacts(Frozen):
     hash: str = Field(description="of configurations, documents and examples")
     documents: int
     shots: str
+    rendering: str = Field(description="text, or chat with the subject's template")
 
 
 class _Inputs(Frozen):

@@ -47,8 +47,8 @@ def evaluate(
 ) -> Evaluated:
     """A task's result by lm-eval itself, on the subject as it is when called, with interventions in effect.
 
-    ``chat`` writes prompts with the subject's chat template, examples as turns. ``batch_size``: texts scored in a pass, at
-    most (default: by memory). ``store``: where answers are looked up and kept.
+    ``chat`` writes prompts with the subject's chat template, examples as turns. ``batch_size``: texts of a pass, at most
+    (default: by memory). ``store``: where answers are looked up and kept.
 
     Raises GeometryBenchError as `generation.generate` and `perplexity.scored` do.
     """

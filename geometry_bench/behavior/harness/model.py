@@ -35,7 +35,7 @@ _KNOWN = {"until", "max_gen_toks", "do_sample", "temperature", "top_p"}
 class SubjectLM(TemplateLM):  # type: ignore[misc]
     """What lm-eval asks of a model, answered by a subject as it is when asked.
 
-    ``batch_size``: texts scored in a pass, at most. ``store``: where answers are kept. ``shortened`` counts the contexts
+    ``batch_size``: texts of a pass, at most. ``store``: where answers are kept. ``shortened`` counts the contexts
     that lost their beginning.
     """
 
@@ -161,13 +161,16 @@ class SubjectLM(TemplateLM):  # type: ignore[misc]
                     f"A task asks for {settings.new_tokens} tokens, and {self.subject.identity.name} has "
                     f"{self.max_length} positions: give the task a smaller max_gen_toks."
                 )
-            prompts = [self.tok_encode(requests[place].args[0]) for place in places]
-            self.shortened += sum(len(ids) > room for ids in prompts)
+            whole = [self.tok_encode(requests[place].args[0]) for place in places]
+            self.shortened += sum(len(ids) > room for ids in whole)
+            prompts = [ids[-room:] for ids in whole]
+            longest = max(map(len, prompts)) + settings.new_tokens
             answers = generate(
                 self.subject,
-                [ids[-room:] for ids in prompts],
+                prompts,
                 settings,
                 interventions=self.interventions,
+                token_budget=None if self._batch_size is None else self._batch_size * longest,
                 progress=self._progress,
                 label=self._label,
                 store=self._store,
