@@ -102,6 +102,7 @@ def values(page: Any, label: str) -> list[float]:
 
 def test_the_board_is_sorted_by_a_column_when_asked_and_by_no_value_before(seen: Seen) -> None:
     page = seen.open("index.html")
+    page.wait_for_selector("#board[data-whole]")
     first = names(page)
     assert first[0] == "Apertus 8B"
     assert first[-1].startswith("zoo/")

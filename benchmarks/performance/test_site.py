@@ -111,7 +111,7 @@ def test_the_board_answers_in_time(site: tuple[Path, float]) -> None:
         ready = time.perf_counter() - began
         began = time.perf_counter()
         page.get_by_label("Search").fill("model-of-a-usual-length-123")
-        page.wait_for_function("document.querySelectorAll('#board tbody tr:not([hidden])').length === 1")
+        page.wait_for_function("document.querySelectorAll('#board tbody tr').length === 1")
         found = time.perf_counter() - began
         browser.close()
     print(f"\nready after {ready:.2f} s, searched in {found:.2f} s")

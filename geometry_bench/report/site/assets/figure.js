@@ -15,11 +15,17 @@
   });
   const load = () => (library ||= Promise.all([script("vega.js"), script("figures.js")]));
 
+  const unpacked = ({ count, columns }) => Array.from({ length: count }, (_, row) => {
+    const found = {};
+    for (const [name, { values, places }] of Object.entries(columns)) if (places[row] >= 0) found[name] = values[places[row]];
+    return found;
+  });
+
   const draw = async (figure) => {
     await load();
     const told = window.geometryBenchFigures;
     const canvas = figure.querySelector(".canvas");
-    const rows = JSON.parse(figure.querySelector(".rows").textContent);
+    const rows = unpacked(JSON.parse(figure.querySelector(".rows").textContent));
     const specification = { ...told.kinds[figure.dataset.figure], datasets: { values: rows } };
     if (specification.width === "container") specification.autosize = { type: "fit-x", contains: "padding" };
     const options = {
