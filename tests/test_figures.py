@@ -21,7 +21,7 @@ from geometry_bench.records.estimates import Curve, Estimate, Null
 from geometry_bench.records.facts import TrajectoryFacts
 from geometry_bench.records.judgement import Judgement
 from geometry_bench.report.figures import FIGURES, config, drawn, svg
-from geometry_bench.report.figures.headline import NAME_HEIGHT, apart
+from geometry_bench.report.figures.headline import NAME_HEIGHT, Course, apart
 from geometry_bench.report.figures.layers import read_at
 from geometry_bench.report.figures.theme import palette
 from geometry_bench.resources import data_root
@@ -122,23 +122,42 @@ def test_a_value_that_is_no_point_of_the_profile_has_no_place_on_it() -> None:
     assert read_at(Estimate(value=None, n=1, curves=curve)) is None
 
 
-def test_the_slider_shows_each_model_once_wherever_it_stands(stored: list[Judgement]) -> None:
-    rows = [
-        row for row in FIGURES["headline"].rows(stored) if row["kind"] != "published" and row["variant"] == "corrected"
-    ]
-    assert {row["subject"] for row in rows} == {"HuggingFaceTB/SmolLM2-135M-Instruct", "zoo/llama-d64/aligned"}
-    for depth in np.linspace(0, 1, 101):
-        shown = [row for row in rows if row["from"] <= depth < row["to"]]
-        assert len(shown) == 2
-        assert all(abs(row["block"] - depth * (row["layers"] - 1)) <= 0.5 + 1e-9 for row in shown)
+def test_a_row_of_the_headline_holds_both_profiles_and_the_slider_finds_the_nearest_block(
+    stored: list[Judgement],
+) -> None:
+    rows = {row["subject"]: row for row in FIGURES["headline"].rows(stored) if row["variant"] == "corrected"}
+    assert set(rows) == {"HuggingFaceTB/SmolLM2-135M-Instruct", "zoo/llama-d64/aligned"}
+    for name, row in rows.items():
+        profiles = [
+            one.measurement.estimate.profile  # type: ignore[union-attr]
+            for claim in ("safety.baseline_sign", "safety.compassion_alignment")
+            for one in stored
+            if (one.measurement.claim, one.measurement.subject.id) == (claim, name)
+        ]
+        assert [[float(x) for x in str(row[axis]).split(" ")] for axis in ("xs", "ys")] == [
+            pytest.approx(profile, abs=5e-5) for profile in profiles
+        ]
+        assert row["at"] == row["layers"] - 1
+    course = Course({}, 5, {block: (block / 10, 0.0) for block in range(1, 5)})
+    assert [course.near(depth) for depth in (0.0, 0.13, 0.6, 1.0)] == [None, (0.1, 0.0), (0.2, 0.0), (0.4, 0.0)]
 
 
 def test_published_models_stand_in_the_headline_without_any_measurement() -> None:
-    rows = FIGURES["headline"].rows([])
-    last = {row["subject"]: row for row in rows if row["to"] == 2.0}
-    assert len(last) == 8
-    assert last["Llama 3.1 8B"]["x"] == pytest.approx(-0.29, abs=0.01)
-    assert {row["kind"] for row in rows} == {"published"}
+    rows = {row["subject"]: row for row in FIGURES["headline"].rows([])}
+    assert len(rows) == 8
+    assert {row["kind"] for row in rows.values()} == {"published"}
+    llama = rows["Llama 3.1 8B"]
+    assert float(str(llama["xs"]).split(" ")[-1]) == pytest.approx(-0.29, abs=0.01)
+    assert llama["first"] == 22
+
+
+def test_the_source_s_own_values_are_drawn_of_the_source_and_of_its_models() -> None:
+    (found,) = BaselineStore((data_root() / "baselines" / "measured",)).all("publication/universal_direction")
+    rows = FIGURES["auroc"].rows(judge_run(found.baseline.measurements()))
+    assert {row["part"] for row in rows} == {"reported"}
+    assert len(rows) == 14
+    reported = {row["direction"]: row["x"] for row in rows if row["member"] == "Llama 2 13B Chat"}
+    assert reported == {"own direction": 0.8508, "shared direction": 0.2347}
 
 
 def test_names_do_not_meet() -> None:

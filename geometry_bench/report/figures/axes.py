@@ -9,6 +9,7 @@ from geometry_bench.records.estimates import Estimate
 from geometry_bench.records.judgement import Judgement
 from geometry_bench.report.figures.model import Figure, Row
 from geometry_bench.report.figures.parts import (
+    NARROW,
     VARIANT_SHOWN,
     case_of,
     choice_of_variant,
@@ -73,9 +74,12 @@ def _cell(a: str, b: str, value: float, estimate: Estimate, facts: Mapping[str, 
 def _cosine_chart() -> ChartType:
     import altair as alt
 
-    bare: Any = {"grid": False, "domain": False, "ticks": False}
+    bare: Any = {"grid": False, "domain": False, "ticks": False, "labelOverlap": False}
     x = alt.X(
-        "a:N", title=None, scale=alt.Scale(domain=list(AXES)), axis=alt.Axis(orient="top", labelAngle=-35, **bare)
+        "a:N",
+        title=None,
+        scale=alt.Scale(domain=list(AXES)),
+        axis=alt.Axis(orient="top", labelAngle=-35, **bare),
     )
     y = alt.Y("b:N", title=None, scale=alt.Scale(domain=list(AXES)), axis=alt.Axis(**bare))
     colour = alt.Color(
@@ -87,9 +91,10 @@ def _cosine_chart() -> ChartType:
     told = tips("a:N=axis", "b:N=and", "value:Q=cosine", "null:N=null, 5 to 95 %", "block:O=block", "case:N=case")
     ink = alt.condition("abs(datum.value) > 0.72", alt.value("#FFFFFF"), alt.value("#1A1A1A"))
     shown = alt.Chart().transform_filter(VARIANT_SHOWN)
+    size = alt.ExprRef(f"width < {NARROW} ? 7 : 11")
     return layered(
         shown.mark_rect(cornerRadius=3).encode(x=x, y=y, color=colour, tooltip=told),
-        shown.mark_text(fontSize=11).encode(x=x, y=y, text="text:N", color=ink, tooltip=told),
+        shown.mark_text(fontSize=size).encode(x=x, y=y, text="text:N", color=ink, tooltip=told),
         height=300,
         params=[choice_of_variant()],
     )

@@ -192,7 +192,6 @@ def _power_chart() -> ChartType:
         "y:Q", title="share of models MOVED", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5)
     )
     told = series("line", list(dict.fromkeys(WHAT.values())), "what is edited")
-    told["color"] = told["color"].legend(columns=3, symbolStrokeWidth=0)
     shown = tips("line:N=edited", "x:Q=dose", "moved:O=MOVED", "runs:O=of runs", "low:Q=low", "high:Q=high")
     found: ChartType = panels(
         part("line").mark_rule(style="interval", opacity=0.6).encode(x=x, y="low:Q", y2="high:Q", color=told["color"]),

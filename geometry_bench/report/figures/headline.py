@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import floor
 from typing import TYPE_CHECKING, Any
 
 from geometry_bench.errors import GeometryBenchError
@@ -12,8 +14,15 @@ from geometry_bench.records.estimates import Estimate
 from geometry_bench.records.facts import ModelFacts
 from geometry_bench.records.judgement import Judgement
 from geometry_bench.report.figures.model import Figure, Row
-from geometry_bench.report.figures.parts import VARIANT_SHOWN, choice_of_variant, layered, line_at, tips, variants
-from geometry_bench.report.figures.theme import SHAPES
+from geometry_bench.report.figures.parts import (
+    NARROW,
+    VARIANT_SHOWN,
+    choice_of_variant,
+    layered,
+    line_at,
+    tips,
+    variants,
+)
 
 if TYPE_CHECKING:
     from altair.typing import ChartType
@@ -21,53 +30,92 @@ if TYPE_CHECKING:
 X, Y = "safety.baseline_sign", "safety.compassion_alignment"
 SOURCE = "safety_compassion"
 METHODS: Mapping[str, str] = {
-    "sft": "supervised (SFT)",
-    "preference": "preferences (DPO, RLHF)",
+    "sft": "supervised",
+    "preference": "preferences",
     "distilled": "distilled",
-    "undisclosed": "undisclosed in part",
+    "undisclosed": "undisclosed",
 }
-NOT_ALIGNED, NOT_SAID = "none (base model)", "not said"
+NOT_ALIGNED, NOT_SAID = "none (base)", "not said"
 KINDS = ("published", "measured", "zoo")
 MOST_NAMES = 24
-NAME_WIDTH, NAME_HEIGHT = 0.02, 0.05
+NAME_WIDTH, NAME_HEIGHT = 0.023, 0.035
 """Room that a letter of a name takes, in units of the axes."""
 
-TURN = 0.2
-"""Names of marks to the right of it stand to their left."""
+PRECISION = 4
+"""Decimals of a cosine: one row holds those of all blocks as text, so that a board of hundreds of models stays small."""
 
-LAST = 2.0
-"""Beyond every relative depth, so that the last block is shown at the end of the slider."""
+
+@dataclass(frozen=True)
+class Course:
+    """Both cosines of a model by block, and how it is shown; ``ends`` are those of its intervals, at the block ``at``."""
+
+    facts: Row
+    layers: int
+    points: Mapping[int, tuple[float, float]]
+    ends: Row = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What stands beside the mark."""
+        return str(self.facts["subject"]).rpartition("/")[2]
+
+    @property
+    def is_named(self) -> bool:
+        """Whether a name does."""
+        return self.facts["kind"] != "zoo"
+
+    def near(self, depth: float) -> tuple[float, float] | None:
+        """Both cosines at the block that is nearest to a relative depth; None where they are unknown."""
+        return self.points.get(floor(depth * (self.layers - 1) + 0.5))
+
+    def row(self, courses: Sequence[Course]) -> Row:
+        """The row, with the name's distance from the mark at each block where names are few."""
+        blocks = range(min(self.points), max(self.points) + 1)
+        xs, ys = ([self.points[one][axis] if one in self.points else None for one in blocks] for axis in (0, 1))
+        heights = [*ys, self.ends.get("y_low")]
+        row: dict[str, Any] = {
+            **self.facts,
+            "layers": self.layers,
+            "first": blocks[0],
+            "xs": _text(xs),
+            "ys": _text(ys),
+        }
+        row["least"] = min(float(one) for one in heights if one is not None)
+        if self.is_named and courses:
+            depths = [block / max(self.layers - 1, 1) for block in blocks]
+            row |= {"label": self.name, "ups": _text([_up(self, courses, depth) for depth in depths])}
+        return {**row, **self.ends}
+
+
+def _text(values: Sequence[float | None]) -> str:
+    return " ".join("" if value is None else f"{value:.{PRECISION}f}" for value in values)
 
 
 def headline_rows(judged: Sequence[Judgement]) -> list[Row]:
-    """Both cosines of every model at every block, the source's own models among them where it measured any."""
+    """A row a model and variant with both cosines by block; the source's own models first."""
     found: dict[tuple[str, ...], dict[str, Judgement]] = {}
     for one in judged:
         if one.measurement.claim in (X, Y) and isinstance(one.measurement.subject, ModelFacts):
             subject = one.measurement.subject
             found.setdefault((subject.id, subject.revision, subject.settings), {})[one.measurement.claim] = one
     measured = [row for both in found.values() if len(both) == 2 for row in _measured(both[X], both[Y])]
-    return _labelled([*_published(), *measured])
+    courses = [course for course in (*_published(), *measured) if course.points]
+    named = [course for course in courses if course.is_named]
+    few = len({course.facts["subject"] for course in named}) <= MOST_NAMES
+    return [course.row(named if few else []) for course in courses]
 
 
-def _labelled(rows: Sequence[Row]) -> list[Row]:
-    """The rows with names beside the marks, apart from each other at the last block; without any where there are many."""
-    last = [row for row in rows if row["kind"] != "zoo" and row["to"] == LAST and row["variant"] == "published"]
-    if len(last) > MOST_NAMES:
-        return list(rows)
-    names = [str(row["subject"]).rpartition("/")[2] for row in last]
-    up = apart([(*_ends(row["x"], name), float(row["y"] or 0.0)) for row, name in zip(last, names, strict=True)])
-    named = {row["subject"]: (name, by) for row, name, by in zip(last, names, up, strict=True)}
-    found: list[Row] = []
-    for row in rows:
-        name, by = named.get(row["subject"], (None, 0.0))
-        found.append({**row, "label": name, "label_y": float(row["y"] or 0.0) + by})
-    return found
+def _up(course: Course, courses: Sequence[Course], depth: float) -> float:
+    """By how much the name of a course is moved up while the slider stands at a depth."""
+    together = [one for one in courses if one.facts["variant"] == course.facts["variant"] or one.facts["alone"]]
+    shown = [(one, at) for one in together if (at := one.near(depth)) is not None]
+    moved = apart([_box(one.name, *at) for one, at in shown])
+    return next((up for (one, _), up in zip(shown, moved, strict=True) if one is course), 0.0)
 
 
-def _ends(x: Any, name: str) -> tuple[float, float]:
+def _box(name: str, x: float, y: float) -> tuple[float, float, float]:
     reach = NAME_WIDTH * (len(name) + 2)
-    return (x - reach, x) if x > TURN else (x, x + reach)
+    return (x, x + reach, y) if x + reach <= 1 else (x - reach, x, y)
 
 
 def apart(names: Sequence[tuple[float, float, float]]) -> list[float]:
@@ -85,8 +133,8 @@ def apart(names: Sequence[tuple[float, float, float]]) -> list[float]:
     return moved
 
 
-def _measured(on_x: Judgement, on_y: Judgement) -> list[Row]:
-    facts, rows = on_x.measurement.subject, list[Row]()
+def _measured(on_x: Judgement, on_y: Judgement) -> list[Course]:
+    facts, courses = on_x.measurement.subject, list[Course]()
     assert isinstance(facts, ModelFacts)
     others = on_y.measurement.estimates
     for x, shown in variants(on_x):
@@ -101,12 +149,10 @@ def _measured(on_x: Judgement, on_y: Judgement) -> list[Row]:
             **shown,
         }
         on_both = zip(_by_block(x).items(), _by_block(y).values(), strict=True)
-        pairs = {block: (a, b) for (block, a), b in on_both if a is not None and b is not None}
-        for row in _over_depth(pairs, facts.layers, named):
-            of_value = row["block"] == x.block == y.block
-            ends = {"x_low": x.low, "x_high": x.high, "y_low": y.low, "y_high": y.high} if of_value else {}
-            rows.append({**row, **ends})
-    return rows
+        points = {block: (a, b) for (block, a), b in on_both if a is not None and b is not None}
+        ends = {"at": x.block, "x_low": x.low, "x_high": x.high, "y_low": y.low, "y_high": y.high}
+        courses.append(Course(named, facts.layers, points, ends if x.block == y.block else {}))
+    return courses
 
 
 def _by_block(estimate: Estimate) -> dict[int, float | None]:
@@ -114,8 +160,8 @@ def _by_block(estimate: Estimate) -> dict[int, float | None]:
     return {int(block): y for block, y in zip(curve.x, curve.y, strict=True)}
 
 
-def _published() -> list[Row]:
-    rows: list[Row] = []
+def _published() -> list[Course]:
+    courses: list[Course] = []
     for subject in load_publication(SOURCE).subjects.values():
         x, y = (subject.cosine("benign", "safety", other) for other in ("empty", "chenrezig"))
         if x is None or y is None:
@@ -128,26 +174,8 @@ def _published() -> list[Row]:
             "variant": "published",
             "alone": True,
         }
-        pairs = {int(block): (x[block], y[block]) for block in x if block in y}
-        rows += _over_depth(pairs, subject.layers, named)
-    return rows
-
-
-def _over_depth(pairs: Mapping[int, tuple[float, float]], layers: int, facts: Row) -> list[Row]:
-    """A row a block, shown while the slider is nearer to it than to its neighbours."""
-    last = max(layers - 1, 1)
-    return [
-        {
-            **facts,
-            "x": x,
-            "y": y,
-            "block": block,
-            "layers": layers,
-            "from": (block - 0.5) / last,
-            "to": LAST if block == last else (block + 0.5) / last,
-        }
-        for block, (x, y) in pairs.items()
-    ]
+        courses.append(Course(named, subject.layers, {int(one): (x[one], y[one]) for one in x if one in y}))
+    return courses
 
 
 def _method(alignment: str | None) -> str:
@@ -164,33 +192,50 @@ def _headline_chart() -> ChartType:
 
     slider = alt.binding_range(min=0, max=1, step=0.01, name="relative depth of the block (1 is the last): ")
     depth = alt.param(name="depth", value=1, bind=slider)
-    ends = alt.Scale(domain=[-1, 1])
-    x = alt.X("x:Q", title="safety↔baseline (cosine)", scale=ends)
-    y = alt.Y("y:Q", title="safety↔compassion (cosine)", scale=ends)
+    x = alt.X("x:Q", title="safety↔baseline (cosine)", scale=alt.Scale(domain=[-1, 1]), axis=alt.Axis(tickCount=10))
+    y = alt.Y("y:Q", title="safety↔compassion (cosine)", scale=alt.Scale(domainMax=1))
     colour = alt.Color(
         "method:N",
         title="alignment method",
         scale=alt.Scale(domain=[*METHODS.values(), NOT_ALIGNED, NOT_SAID]),
         legend=alt.Legend(columns=2),
     )
-    shape = alt.Shape(
-        "kind:N", title="value", scale=alt.Scale(domain=list(KINDS), range=["diamond", *SHAPES[:1], "triangle-up"])
+    shapes = alt.Scale(domain=list(KINDS), range=["diamond", "circle", "triangle-up"])
+    shape = alt.Shape("kind:N", title="value", scale=shapes, legend=alt.Legend(columns=1))
+    at = "datum.block - datum.first"
+    shown = (
+        alt.Chart()
+        .transform_filter(VARIANT_SHOWN)
+        .transform_calculate(block="floor(depth * (datum.layers - 1) + 0.5)")
+        .transform_calculate(x=f"toNumber(split(datum.xs, ' ')[{at}])", y=f"toNumber(split(datum.ys, ' ')[{at}])")
+        .transform_filter("isValid(datum.x) && isValid(datum.y)")
     )
-    shown = alt.Chart().transform_filter(f"({VARIANT_SHOWN}) && datum.from <= depth && depth < datum.to")
+    crosses = shown.transform_filter("datum.block === datum.at").mark_rule(style="interval", opacity=0.5)
     told = tips(
         "subject:N=model", "kind:N=value", "alignment:N=alignment", "x:Q=safety↔baseline", "y:Q=safety↔compassion",
         "block:O=block", "layers:O=of blocks",
     )  # fmt: skip
-    left = f"datum.x > {TURN}"
-    beside: Any = {"align": alt.ExprRef(f"{left} ? 'right' : 'left'"), "dx": alt.ExprRef(f"{left} ? -8 : 8")}
-    named = shown.transform_filter("isValid(datum.label)").mark_text(style="note", **beside)
+    before = f"datum.x + {NAME_WIDTH} * (length(datum.label) + 2) > 1"
+    beside: Any = {
+        "align": alt.ExprRef(f"{before} ? 'right' : 'left'"),
+        "dx": alt.ExprRef(f"{before} ? -8 : 8"),
+        "opacity": alt.ExprRef(f"width < {NARROW} ? 0 : 1"),
+    }
+    named = (
+        shown.transform_filter("isValid(datum.label)")
+        .transform_calculate(height=f"datum.y + toNumber(split(datum.ups, ' ')[{at}])")
+        .mark_text(style="note", dy=-7, **beside)
+    )
+    # Drawn by none, of all blocks: the axis stands still under the slider.
+    least = alt.Chart().transform_aggregate(least="min(least)").mark_rule(opacity=0)
     return layered(
+        least.encode(y="least:Q"),
         line_at(x=0),
         line_at(y=0),
-        shown.mark_rule(style="interval", opacity=0.5).encode(x="x_low:Q", x2="x_high:Q", y=y, color=colour),
-        shown.mark_rule(style="interval", opacity=0.5).encode(x=x, y="y_low:Q", y2="y_high:Q", color=colour),
+        crosses.encode(x="x_low:Q", x2="x_high:Q", y=y, color=colour),
+        crosses.encode(x=x, y="y_low:Q", y2="y_high:Q", color=colour),
         shown.mark_point(size=90).encode(x=x, y=y, color=colour, shape=shape, tooltip=told),
-        named.encode(x=x, y="label_y:Q", text="label:N"),
+        named.encode(x=x, y="height:Q", text="label:N"),
         height=420,
         params=[depth, choice_of_variant()],
     )

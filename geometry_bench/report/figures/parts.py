@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 VARIANT_SHOWN = "datum.variant === variant || variant === 'both' || datum.alone"
 """Keeps the rows of the chosen variant, and those of the only one that there is."""
 
+NARROW = 420
+"""Width in pixels below which a figure has no room for long text."""
+
 
 # Rows
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from geometry_bench.judging import published_model
 from geometry_bench.published.load import load_publication
 from geometry_bench.published.subject import PublishedSubject
-from geometry_bench.records.facts import GroupFacts
+from geometry_bench.records.facts import GroupFacts, PublicationFacts
 from geometry_bench.records.judgement import Judgement
 from geometry_bench.report.figures.model import Figure, Row
 from geometry_bench.report.figures.parts import (
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from altair.typing import ChartType
 
 AUROC, SOURCE = "universal.auroc", "universal_direction"
-DIRECTIONS = {"native": "the model's own direction", "universal": "the shared direction"}
+DIRECTIONS = {"native": "own direction", "universal": "shared direction"}
 DOSES = {
     "refused": ("refused", "direction"),
     "over_refused": ("over-refused", "direction"),
@@ -58,8 +58,15 @@ SAID = {
 
 
 def auroc_rows(judged: Sequence[Judgement]) -> list[Row]:
-    """AUROC of each member's own and of the shared direction with intervals, and what the source reports for the member."""
+    """AUROC of each member's own and of the shared direction with intervals, and what the source reports for the member.
+
+    Of the source itself, all that it reports.
+    """
     rows: list[Row] = []
+    if any(
+        isinstance(one.measurement.subject, PublicationFacts) and one.measurement.subject.id == SOURCE for one in judged
+    ):
+        rows += [row for model in load_publication(SOURCE).subjects.values() for row in _reported(model.label, model)]
     for one in judged:
         if one.measurement.claim != AUROC or not isinstance(one.measurement.subject, GroupFacts):
             continue

@@ -25,7 +25,7 @@ from geometry_bench.report.figures.parts import (
 if TYPE_CHECKING:
     from altair.typing import ChartType
 
-MEASURED, HAAR = "measured", "random subspaces of equal dimension (Haar)"
+MEASURED, HAAR = "measured", "random (Haar)"
 OVERLAPS = {"overlap": MEASURED, "mso": MEASURED, "haar": HAAR}
 LEVELS = {
     "ceiling": "ceiling: halves of one set",
@@ -194,8 +194,9 @@ FIGURES = (
         name="removal",
         title="Utility against harm",
         caption="What fine-tuned models do when their update is kept inside some directions, or these are removed "
-        "from it: harm against utility, along the share ρ of the directions (1 % to 99 %). Directions that carry "
-        "harm alone would move a model straight down.",
+        "from it: harm against utility, along the share ρ of the directions (1 % to 99 %), from the model before "
+        "fine-tuning (hollow square) to the whole fine-tune (hollow diamond). Directions that carry harm alone "
+        "would move a model straight down.",
         scope="subject",
         rows=removal_rows,
         chart=_removal_chart,

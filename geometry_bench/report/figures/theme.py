@@ -47,6 +47,7 @@ def config(dark: bool) -> dict[str, Any]:
         },
         "legend": {
             "orient": "bottom",
+            "columns": 2,
             "labelColor": ink,
             "titleColor": ink,
             "labelFontSize": 11,
