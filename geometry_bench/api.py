@@ -137,11 +137,15 @@ class Results(Sequence[Result]):
         Raises:
             GeometryBenchError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError:
-            raise GeometryBenchError("A data frame needs pandas: pip install pandas.") from None
-        return pandas.DataFrame([_flat(one) for one in self.judgements])
+        return _pandas().DataFrame([_flat(one) for one in self.judgements])
+
+    def curves(self) -> pandas.DataFrame:
+        """One row a place of each curve of both variants: case, subject, variant, curve, axis, x, y, low and high.
+
+        Raises:
+            GeometryBenchError: pandas is not installed.
+        """
+        return _pandas().DataFrame([row for one in self.measurements for row in _places(one)], columns=_PLACE)
 
     def save(self, folder: str | Path) -> Path:
         """Append the measurements to ``records.jsonl`` of a folder; judgements are derived when read."""
@@ -151,17 +155,23 @@ class Results(Sequence[Result]):
         return file.path
 
 
+def _pandas() -> Any:
+    try:
+        import pandas
+    except ImportError:
+        raise GeometryBenchError("A data frame needs pandas: pip install pandas.") from None
+    return pandas
+
+
 def _flat(one: Judgement) -> dict[str, Any]:
-    measured = one.measurement
-    estimate, null = measured.estimate, measured.estimate.null if measured.estimate is not None else None
+    measured, null = one.measurement, one.measurement.estimate.null if one.measurement.estimate is not None else None
+    published = measured.estimates.get("published")
     return {
-        "claim": measured.claim,
-        "case": measured.case,
-        "subject": measured.subject.id,
-        "revision": measured.subject.revision,
-        **{name: getattr(estimate, name, None) for name in ("value", "error", "low", "high", "n", "block", "label")},
-        "null_low": getattr(null, "low", None),
-        "null_high": getattr(null, "high", None),
+        **_named(measured),
+        **{name: getattr(measured.subject, name, None) for name in ("settings", "alignment")},
+        **{name: getattr(measured.estimate, name, None) for name in _OF_ESTIMATE},
+        **{f"null_{name}": getattr(null, name, None) for name in ("low", "high", "percentile")},
+        "value_published_variant": published.value if published is not None else None,
         "published": one.published.number("reported"),
         "baseline": one.baseline.number("old"),
         "verdict": str(one.claim.verdict),
@@ -169,6 +179,23 @@ def _flat(one: Judgement) -> dict[str, Any]:
         "verdict_baseline": str(one.baseline.verdict),
         "reason": one.claim.sentence,
     }
+
+
+def _named(one: Measurement) -> dict[str, str]:
+    return {"claim": one.claim, "case": one.case, "subject": one.subject.id, "revision": one.subject.revision}
+
+
+_OF_ESTIMATE = ("value", "error", "low", "high", "n", "block", "label")
+_PLACE = ("claim", "case", "subject", "revision", "variant", "curve", "axis", "x", "y", "low", "high")
+
+
+def _places(one: Measurement) -> Iterator[dict[str, Any]]:
+    for variant, estimate in one.estimates.items():
+        for name, curve in estimate.curves.items():
+            undefined = [None] * len(curve.x)
+            for x, y, low, high in zip(curve.x, curve.y, curve.low or undefined, curve.high or undefined, strict=True):
+                named = {**_named(one), "variant": variant, "curve": name, "axis": curve.axis}
+                yield {**named, "x": x, "y": y, "low": low, "high": high}
 
 
 def measure(
@@ -223,7 +250,9 @@ def measure(
             models[0], tokenizer, name=name, alignment=alignment, template_arguments=template_arguments
         )
         live, models = (wrapped,), ()
-    specs = [one if isinstance(one, SubjectSpec) else SubjectSpec(_named(one), alignment=alignment) for one in models]
+    specs = [
+        one if isinstance(one, SubjectSpec) else SubjectSpec(_model_name(one), alignment=alignment) for one in models
+    ]
     families = () if family is None else (load_family(Path(family)),)
     specs += [found.spec(member) for found in families for member in found.members]
     specs = [_with_arguments(spec, template_arguments) for spec in specs]
@@ -275,7 +304,7 @@ def _with_arguments(spec: SubjectSpec, arguments: Sequence[str]) -> SubjectSpec:
     return replace(spec, template_arguments=tuple(sorted(set(arguments)))) if arguments else spec
 
 
-def _named(model: Any) -> str:
+def _model_name(model: Any) -> str:
     if isinstance(model, str | Path):
         return str(model)
     raise GeometryBenchError(

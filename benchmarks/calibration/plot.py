@@ -2,82 +2,90 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from outcomes import Outcome, Stored, is_edit
 
-PANELS: Sequence[tuple[str, str, str, dict[str, str]]] = (
-    ("rotation", "rotation (degrees)", "", {"refusal": "refusal direction", "safety": "safety direction"}),
-    (
-        "ablation",
-        "ablation (%)",
-        "",
-        {"refusal": "refusal direction", "safety": "safety direction", "random": "random"},
-    ),
-    ("contamination", "contamination (% of rows)", "", {"": "complying placeholders"}),
-    ("LoRA", "LoRA (rank)", "log", {"complying": "complying", "chats": "aligned chats", "refusals": "refusals"}),
-)
-COLOURS = ("#1f6f8b", "#c8553d", "#7a7a7a")
-MARKERS = ("o", "^")
-KINDS = {"harmful": "harmful", "benign": "benign"}
+from geometry_bench.report.figures import config
+
+PANELS: Mapping[str, tuple[str, Sequence[str]]] = {
+    "rotation": ("rotation (degrees)", ("refusal", "safety")),
+    "ablation": ("ablation (%)", ("refusal", "safety", "random")),
+    "contamination": ("contamination (% of rows)", ("",)),
+    "LoRA": ("LoRA (rank)", ("complying", "chats", "refusals")),
+}
+WHAT = {
+    "refusal": "refusal direction",
+    "safety": "safety direction",
+    "random": "random direction",
+    "": "complying placeholders",
+    "complying": "complying answers",
+    "chats": "aligned chats",
+    "refusals": "refusals",
+}
+KINDS = ("harmful", "benign")
 
 
 def drawn(stored: Stored) -> str:
-    """The figure as SVG, the same text for the same outcomes and matplotlib."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    """The figure as SVG, the same text for the same outcomes, altair and vl-convert."""
+    import altair as alt
+    import vl_convert
 
     margin = stored.facts["margin"]
-    style = {
-        "svg.hashsalt": "calibration",
-        "svg.fonttype": "none",
-        "font.size": 8,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
+    titles = {
+        "delta": f"largest δ (margin {margin:g})",
+        **{kind: f"refusals, {kind}" for kind in KINDS},
     }
-    with matplotlib.rc_context(style):
-        figure, axes = pyplot.subplots(3, len(PANELS), figsize=(10, 6.4), sharey="row", layout="constrained")
-        for column, (edit, label, scale, kinds) in enumerate(PANELS):
-            top, *below = axes[:, column]
-            for (what, name), colour in zip(kinds.items(), COLOURS, strict=False):
-                for group, marker in zip(stored.groups, MARKERS, strict=False):
-                    own = stored.of(is_edit(edit, what=(what,)), lambda one, group=group: one.group == group)
-                    label_of = name if marker == MARKERS[0] else None
-                    _points(top, own, [one.largest for one in own], colour, marker, label_of)
-                    for axis, kind in zip(below, KINDS, strict=True):
-                        _points(axis, own, [100 * one.change(kind) for one in own], colour, marker)
-            top.axhline(margin, color="black", linewidth=0.6, linestyle="--")
-            if top.get_legend_handles_labels()[0]:
-                top.legend(frameon=False, fontsize=7)
-            for axis in below:
-                axis.axhline(0, color="black", linewidth=0.4)
-            for axis in axes[:, column]:
-                if scale:
-                    axis.set_xscale("log", base=4)
-                    axis.xaxis.set_major_formatter("{x:g}")
-            below[-1].set_xlabel(label)
-        axes[0, 0].set_ylabel(f"largest δ (dashed: margin {margin:g})")
-        for axis, kind in zip(axes[1:, 0], KINDS, strict=True):
-            axis.set_ylabel(f"refusals of {kind}\nrequests, change (points)")
-        figure.suptitle(
-            f"filled: MOVED, hollow: not; circles: {stored.groups[0]}, triangles: {stored.groups[-1]}", fontsize=8
-        )
-        out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None})
-        pyplot.close(figure)
-    return out.getvalue()
+    levels = {"delta": margin, **dict.fromkeys(KINDS, 0.0)}
+    chart = alt.vconcat(*(_row(quantity, title, levels[quantity]) for quantity, title in titles.items()))
+    whole = {**chart.to_dict(), "datasets": {"values": _rows(stored)}, "config": config(dark=False)}
+    return str(vl_convert.vegalite_to_svg(json.dumps(whole), allowed_base_urls=[]))
 
 
-def _points(
-    axis: object, own: list[Outcome], values: list[float], colour: str, marker: str, label: str | None = None
-) -> None:
-    for moved in (True, False):
-        some = [(one.dose, value) for one, value in zip(own, values, strict=True) if one.moved() is moved]
-        if some:
-            x, y = zip(*some, strict=True)
-            face = colour if moved else "none"
-            axis.scatter(x, y, s=16, marker=marker, facecolors=face, edgecolors=colour, linewidths=0.8, label=label)  # type: ignore[attr-defined]
-            label = None
+def _rows(stored: Stored) -> list[dict[str, Any]]:
+    return [
+        {
+            "panel": title,
+            "what": WHAT[what],
+            "group": one.group,
+            "moved": one.moved(),
+            "dose": one.dose,
+            **_measured(one),
+        }
+        for edit, (title, kinds) in PANELS.items()
+        for what in kinds
+        for one in stored.of(is_edit(edit, what=(what,)))
+    ]
+
+
+def _measured(one: Outcome) -> dict[str, float]:
+    return {"delta": one.largest, **{kind: one.change(kind) for kind in KINDS}}
+
+
+def _row(quantity: str, title: str, level: float) -> Any:
+    """One quantity: a panel for each edit."""
+    import altair as alt
+
+    percent = {"format": "%"} if quantity in KINDS else {}
+    looks = {
+        "x": alt.X("dose:Q", title=None, axis=alt.Axis(tickCount=4)),
+        "y": alt.Y(f"{quantity}:Q", title=title, axis=alt.Axis(tickCount=4, **percent)),
+        "color": alt.Color(
+            "what:N",
+            title="edited, or trained on (filled: MOVED, hollow: not)",
+            scale=alt.Scale(domain=list(WHAT.values())),
+            legend=alt.Legend(columns=4),
+        ),
+        "shape": alt.Shape("group:N", title="parents", legend=alt.Legend(columns=1)),
+    }
+    points = [
+        alt.Chart().transform_filter(chosen).mark_point(size=36, filled=filled, strokeWidth=1).encode(**looks)
+        for chosen, filled in (("datum.moved", True), ("!datum.moved", False))
+    ]
+    line = alt.Chart().transform_aggregate(rows="count()").mark_rule(style="bound").encode(y=alt.YDatum(level))
+    panels = alt.layer(line, *points).properties(width=150, height=120)
+    order = [panel for panel, _ in PANELS.values()]
+    column = alt.Column("panel:N", title=None, sort=order, header=None if level == 0.0 else alt.Header())
+    return panels.facet(column=column, data=alt.NamedData(name="values")).resolve_scale(x="independent")

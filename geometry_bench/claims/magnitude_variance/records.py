@@ -40,7 +40,7 @@ CLAIMS: tuple[Claim, ...] = (
         published_criterion=Within(magnitude.PEAK_FROM, magnitude.PEAK_TO, beyond_null=False),
         reported=_reported("peak_depth"),
         metric="depth",
-        profile="distance of the class means (corrected: over the mean norm)",
+        profile="L2 distance of the class means (corrected: over their norm)",
         smallest_change=0.1,
         requires=Requirements(sets=_SETS, poolings=(MEAN, MEAN_KEPT)),
     ),

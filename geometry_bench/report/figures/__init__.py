@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from geometry_bench.records.judgement import Judgement
-from geometry_bench.report.figures import axes, changes, layers, steering, subspaces, values
+from geometry_bench.report.figures import axes, changes, headline, layers, steering, subspaces, values
 from geometry_bench.report.figures.export import png, standing, svg
 from geometry_bench.report.figures.model import DATA, Figure, Row, Scope
 from geometry_bench.report.figures.theme import config
@@ -13,7 +13,9 @@ from geometry_bench.report.figures.theme import config
 __all__ = ["DATA", "FIGURES", "Figure", "Row", "Scope", "config", "drawn", "png", "standing", "svg"]
 
 FIGURES: Mapping[str, Figure] = {
-    figure.name: figure for module in (axes, layers, steering, subspaces, changes, values) for figure in module.FIGURES
+    figure.name: figure
+    for module in (headline, axes, layers, steering, subspaces, changes, values)
+    for figure in module.FIGURES
 }
 """All kinds of figures by name, in the order in which a page shows them."""
 

@@ -7,11 +7,23 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from geometry_bench.claims.changes import ContrastDisplacement
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.records.judgement import NOT_COMPARED, BaselineVerdict, Judgement
 from geometry_bench.report.figures.model import Figure, Row
-from geometry_bench.report.figures.parts import heading, layered, line_at, lines, panels, part, points, series, tips
+from geometry_bench.report.figures.parts import (
+    heading,
+    layered,
+    line_at,
+    lines,
+    panels,
+    part,
+    placed,
+    points,
+    series,
+    tips,
+)
 from geometry_bench.resources import data_root
 
 if TYPE_CHECKING:
@@ -22,7 +34,7 @@ TRAJECTORY = "finetune.trajectory"
 EDITS = {
     "rotation": "direction rotated (degrees)",
     "ablation": "direction ablated (%)",
-    "contamination": "complying rows among the training data (%)",
+    "contamination": "trained on complying rows (%)",
     "LoRA": "fine-tuned with LoRA (rank)",
 }
 WHAT = {
@@ -40,9 +52,9 @@ WHAT = {
 
 
 def change_rows(judged: Sequence[Judgement]) -> list[Row]:
-    """How far each compared case moved, in units of the smallest change that matters, with twice its standard error."""
+    """How far each compared case moved, in units of the smallest change that matters; first those that decide."""
     rows: list[Row] = []
-    for one in judged:
+    for one in sorted(judged, key=lambda one: not one.decides):
         found, margin = one.baseline, one.baseline.number("margin")
         if found.verdict in NOT_COMPARED or not margin:
             continue
@@ -92,16 +104,16 @@ def displacement_rows(judged: Sequence[Judgement]) -> list[Row]:
 def _displacement_chart() -> ChartType:
     import altair as alt
 
-    cases = [claim.id for claim in CLAIMS.values() if claim.id.startswith("gate.") and claim.decides]
+    cases = [claim.id for claim in CLAIMS.values() if isinstance(claim.comparison, ContrastDisplacement)]
     x = alt.X(
         "x:Q", title="decoder block (from 0)", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(zero=False)
     )
     y = alt.Y("y:Q", title="δ: length of the change over that of the contrast", scale=alt.Scale(domainMin=0))
-    told = series("case", cases[:3], "contrast")
+    told = series("case", cases, "contrast")
     shown = tips("case:N=contrast", "x:Q=block", "y:Q=δ")
     return layered(
         part("bound").mark_rule(style="bound").encode(y=y, tooltip=tips("y:Q=matters from")),
-        *lines(x, y, told, shown, "line"),
+        *lines(x, y, told, shown),
     )
 
 
@@ -156,10 +168,13 @@ def power_rows(judged: Sequence[Judgement]) -> list[Row]:
         if run["edit"] in EDITS and not run["harmless"]:
             moved = any(found["verdict"] == "MOVED" for case, found in run["cases"].items() if case in claims)
             counts.setdefault((run["edit"], run["what"], run["dose"]), []).append(moved)
-    return [
-        {"part": "line", "panel": EDITS[edit], "line": WHAT[what], "x": dose, **_share(counts[edit, what, dose])}
-        for edit, what, dose in sorted(counts, key=lambda key: (list(EDITS).index(key[0]), key[1], key[2]))
-    ]
+    order = sorted(counts, key=lambda key: (list(EDITS).index(key[0]), key[1], key[2]))
+    return placed(
+        [
+            {"part": "line", "panel": EDITS[edit], "line": WHAT[what], "x": dose, **_share(counts[edit, what, dose])}
+            for edit, what, dose in order
+        ]
+    )
 
 
 def _share(hits: Sequence[bool]) -> dict[str, float | int]:
@@ -180,7 +195,7 @@ def _power_chart() -> ChartType:
     shown = tips("line:N=edited", "x:Q=dose", "moved:O=MOVED", "runs:O=of runs", "low:Q=low", "high:Q=high")
     found: ChartType = panels(
         part("line").mark_rule(style="interval", opacity=0.6).encode(x=x, y="low:Q", y2="high:Q", color=told["color"]),
-        *lines(x, y, told, shown, "line"),
+        *lines(x, y, told, shown),
         shared=("y",),
     )
     return found

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geometry_bench.claims.registry import CLAIMS
-from geometry_bench.records.estimates import VARIANTS, Curve, Estimate
+from geometry_bench.records.estimates import VARIANTS, Estimate
 from geometry_bench.records.facts import ModelFacts
 from geometry_bench.records.judgement import Judgement
-from geometry_bench.records.measurement import main_estimate
 from geometry_bench.report.figures.model import Figure, Row
-from geometry_bench.report.figures.parts import heading, layered, lines, panels, part, points, series, tips
+from geometry_bench.report.figures.parts import (
+    VARIANT_SHOWN,
+    choice_of_variant,
+    heading,
+    layered,
+    lines,
+    panels,
+    part,
+    placed,
+    points,
+    series,
+    tips,
+    variants,
+)
 
 if TYPE_CHECKING:
     from altair.typing import ChartType
 
 PROFILE = "profile"
 MAGNITUDES = {
-    "magnitude.peak_depth": "L2: {unit}",
+    "magnitude.peak_depth": "L2 distance of the class means",
     "magnitude.parallel_means[raw]": "cosine of the class means",
-    "magnitude.parallel_means[centred]": "cosine of the class means, centred",
-    "magnitude.variance_inversion": "variance of safe over that of harmful requests",
-    "magnitude.norm_gap": "norm of safe less harmful requests, over their mean",
+    "magnitude.parallel_means[centred]": "the same, centred",
+    "magnitude.variance_inversion": "variance, safe over harmful",
+    "magnitude.norm_gap": "norm, safe less harmful (relative)",
 }
 """Titles of the panels by case."""
 
@@ -51,44 +63,38 @@ def _same(a: float | None, b: float) -> bool:
 
 
 def profile_rows(judged: Sequence[Judgement]) -> list[Row]:
-    """Profiles of both variants of one measurement; null, value and reported value where they are read off the profile."""
-    rows: list[Row] = []
-    for one in judged:
-        main = main_estimate(one.measurement.estimates)
-        for variant, estimate in one.measurement.estimates.items():
-            if PROFILE in estimate.curves:
-                rows += _profile(one, variant, estimate, is_main=estimate is main)
-    return rows
+    """Profiles of the variants of a measurement; null, value and reported value where they are read off the profile."""
+    return [
+        row
+        for one in judged
+        for estimate, shown in variants(one)
+        if PROFILE in estimate.curves
+        for row in _profile(one, estimate, shown)
+    ]
 
 
-def _profile(one: Judgement, variant: str, estimate: Estimate, *, is_main: bool) -> list[Row]:
+def _profile(one: Judgement, estimate: Estimate, shown: Mapping[str, Any]) -> list[Row]:
     claim, curve = CLAIMS.get(one.measurement.claim), estimate.curves[PROFILE]
     layers = one.measurement.subject.layers if isinstance(one.measurement.subject, ModelFacts) else None
     window = list(claim.window(layers)) if claim is not None and claim.window is not None and layers else []
     at = None if claim is not None and claim.profile is not None else read_at(estimate, window)
-    named = {"variant": variant, "unit": claim.unit_of_profile if claim is not None else PROFILE}
-    rows: list[Row] = points(curve, part="line", **named)
-    if is_main and window:
-        rows.append({"part": "window", **_across(window[0], window[-1])})
+    rows: list[Row] = points(curve, part="line", unit=claim.unit_of_profile if claim is not None else PROFILE, **shown)
+    if window:
+        rows.append({"part": "window", **_across(window[0], window[-1]), **shown})
     if at is None:
         return rows
-    middle = {"x": (at[0] + at[1]) / 2}
-    rows.append({"part": "value", **named, **middle, "y": estimate.value, "low": estimate.low, "high": estimate.high})
-    if is_main:
-        rows += _references(one, estimate, at, curve)
+    middle = (at[0] + at[1]) / 2
+    ends = {"low": estimate.low, "high": estimate.high}
+    rows.append({"part": "value", "x": middle, "y": estimate.value, **ends, **shown})
+    bounds = claim.criterion.bounds if claim is not None else ()
+    rows += [{"part": "bound", "y": bound, **shown} for bound in bounds]
+    if estimate.null is not None:
+        null = {"low": estimate.null.low, "high": estimate.null.high, "null": estimate.null.name, **shown}
+        rows.append({"part": "around", **null, **_across(int(min(curve.x)), int(max(curve.x)))})
+        rows.append({"part": "null", **null, **_across(*at)})
     reported = one.published.number("reported")
-    if variant == "published" and reported is not None:
-        rows.append({"part": "reported", **middle, "y": reported})
-    return rows
-
-
-def _references(one: Judgement, estimate: Estimate, at: tuple[int, int], curve: Curve) -> list[Row]:
-    claim, null = CLAIMS.get(one.measurement.claim), estimate.null
-    rows: list[Row] = [{"part": "bound", "y": bound} for bound in (claim.criterion.bounds if claim is not None else ())]
-    if null is not None:
-        ends: dict[str, Any] = {"low": null.low, "high": null.high, "null": null.name}
-        rows.append({"part": "around", **ends, **_across(int(min(curve.x)), int(max(curve.x)))})
-        rows.append({"part": "null", **ends, **_across(*at)})
+    if shown["variant"] == "published" and reported is not None:
+        rows.append({"part": "reported", "x": middle, "y": reported, "alone": True})
     return rows
 
 
@@ -99,12 +105,8 @@ def _across(first: int, last: int) -> dict[str, float]:
 def magnitude_rows(judged: Sequence[Judgement]) -> list[Row]:
     """The profiles of the claims on magnitude of one model, a panel each."""
     found = {one.measurement.key: one for one in judged}
-    rows: list[Row] = []
-    for key, title in MAGNITUDES.items():
-        own = profile_rows([found[key]]) if key in found else []
-        panel = title.format(unit=own[0]["unit"]) if own else title
-        rows += [{**row, "panel": panel} for row in own]
-    return rows
+    own = {title: profile_rows([found[key]]) for key, title in MAGNITUDES.items() if key in found}
+    return placed([{**row, "panel": title} for title, rows in own.items() for row in rows])
 
 
 def _layers() -> list[Any]:
@@ -122,26 +124,27 @@ def _layers() -> list[Any]:
     span = {"x": alt.X("from:Q"), "x2": "to:Q"}
     shown = tips("variant:N=variant", "x:Q=block", "y:Q=value")
     colour, shape = told["color"], told["shape"]
-    return [
+    drawn = [
         part("window").mark_rect(style="window").encode(**span),
         part("around").mark_rect(style="around").encode(**span, y="low:Q", y2="high:Q", tooltip=null),
         part("null").mark_rect(style="null").encode(**span, y="low:Q", y2="high:Q", tooltip=null),
         part("bound").mark_rule(style="bound").encode(y=y, tooltip=tips("y:Q=criterion")),
-        *lines(block, y, told, shown, "line"),
+        *lines(block, y, told, shown),
         part("value").mark_rule(style="interval").encode(x=block, y="low:Q", y2="high:Q", color=colour),
         part("value")
         .mark_point(size=110)
         .encode(x=block, y=y, color=colour, shape=shape, tooltip=[*shown, *tips("low:Q=low", "high:Q=high")]),
         part("reported").mark_point(style="reported").encode(x=block, y=y, tooltip=tips("y:Q=reported by the source")),
     ]
+    return [layer.transform_filter(VARIANT_SHOWN) for layer in drawn]
 
 
 def _profile_chart() -> ChartType:
-    return layered(*_layers(), title=heading("unit"))
+    return layered(*_layers(), title=heading("unit"), params=[choice_of_variant("both")])
 
 
 def _magnitude_chart() -> ChartType:
-    found: ChartType = panels(*_layers())
+    found: ChartType = panels(*_layers(), params=[choice_of_variant()])
     return found
 
 
@@ -155,7 +158,7 @@ FIGURES = (
     Figure(
         name="profile",
         title="Profile over blocks",
-        caption=f"The value at every decoder block, in both variants. {_READ} Shaded blocks are those that the claim reads.",
+        caption=f"The value at every decoder block. {_READ} Shaded blocks are those that the claim reads.",
         scope="measurement",
         rows=profile_rows,
         chart=_profile_chart,
@@ -163,7 +166,8 @@ FIGURES = (
     Figure(
         name="magnitude",
         title="Distance, cosine, variance and norm over blocks",
-        caption=f"How far safe and harmful requests lie apart at every decoder block, and how. {_READ}",
+        caption=f"How far safe and harmful requests lie apart at every decoder block, and how: the "
+        f"distance is that of the means, over their norm in the corrected variant. {_READ}",
         scope="subject",
         rows=magnitude_rows,
         chart=_magnitude_chart,

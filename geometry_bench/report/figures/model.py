@@ -52,7 +52,7 @@ def _specification(figure: Figure) -> dict[str, Any]:
         raise needs("altair")
     found: dict[str, Any] = figure.chart().to_dict()
     found.pop("config", None)
-    return found
+    return {**found, "description": figure.caption}
 
 
 @cache

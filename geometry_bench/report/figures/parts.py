@@ -15,8 +15,11 @@ from geometry_bench.report.figures.theme import DASHES, SHAPES
 if TYPE_CHECKING:
     from altair.typing import ChartType
 
-VARIANT_SHOWN = "datum.variant === variant || datum.alone"
+VARIANT_SHOWN = "datum.variant === variant || variant === 'both' || datum.alone"
 """Keeps the rows of the chosen variant, and those of the only one that there is."""
+
+NARROW = 420
+"""Width in pixels below which a figure has no room for long text."""
 
 
 # Rows
@@ -30,6 +33,12 @@ def points(curve: Curve, **facts: Any) -> list[Row]:
         for x, y, a, b in zip(curve.x, curve.y, low, high, strict=True)
         if y is not None
     ]
+
+
+def placed(rows: Sequence[Row]) -> list[Row]:
+    """The rows with the ``place`` of their panel, in order of first appearance."""
+    places = {panel: place for place, panel in enumerate(dict.fromkeys(row["panel"] for row in rows))}
+    return [{**row, "place": places[row["panel"]]} for row in rows]
 
 
 def variants(one: Judgement) -> list[tuple[Estimate, dict[str, Any]]]:
@@ -62,14 +71,22 @@ def layered(*layers: Any, height: Any = 260, params: Sequence[Any] = (), **more:
     return found.add_params(*params)
 
 
-def panels(*layers: Any, columns: int = 2, width: int = 220, height: Any = 150, shared: Sequence[str] = ("x",)) -> Any:
-    """The same layers for each ``panel``, side by side, in the order of the rows; axes that are not shared differ."""
+def panels(
+    *layers: Any,
+    width: int = 220,
+    height: Any = 150,
+    shared: Sequence[str] = ("x",),
+    params: Sequence[Any] = (),
+) -> Any:
+    """The same layers for each ``panel`` of ``placed`` rows, two beside each other; axes that are not shared differ."""
     import altair as alt
 
     own: Any = {axis: "independent" for axis in ("x", "y") if axis not in shared}
-    panel = alt.Facet("panel:N", title=None, sort=None, header=alt.Header(labelAnchor="start"))
+    order = alt.EncodingSortField(field="place", op="min")
+    panel = alt.Facet("panel:N", title=None, sort=order, header=alt.Header(labelAnchor="start"))
     each = alt.layer(*layers).properties(width=width, height=height)
-    return each.facet(facet=panel, data=alt.NamedData(name=DATA), columns=columns).resolve_scale(**own)
+    found = each.facet(facet=panel, data=alt.NamedData(name=DATA), columns=2)
+    return found.resolve_scale(**own).resolve_axis(x="independent").add_params(*params)
 
 
 def series(field: str, names: Sequence[str], title: str | None = None) -> dict[str, Any]:
@@ -88,12 +105,12 @@ def series(field: str, names: Sequence[str], title: str | None = None) -> dict[s
     }
 
 
-def lines(x: Any, y: Any, told: dict[str, Any], tooltip: Sequence[Any], *names: str) -> list[Any]:
-    """Lines with a mark at each place, of the rows of some parts; the look is that of ``series``."""
+def lines(x: Any, y: Any, told: dict[str, Any], tooltip: Sequence[Any]) -> list[Any]:
+    """Lines with a mark at each place, of the rows of the part ``line``; the look is that of ``series``."""
     ends = {"x": x, "y": y, "color": told["color"]}
     return [
-        part(*names).mark_line().encode(**ends, strokeDash=told["strokeDash"]),
-        part(*names).mark_point(size=40).encode(**ends, shape=told["shape"], tooltip=list(tooltip)),
+        part("line").mark_line().encode(**ends, strokeDash=told["strokeDash"]),
+        part("line").mark_point(size=30).encode(**ends, shape=told["shape"], tooltip=list(tooltip)),
     ]
 
 
@@ -105,11 +122,11 @@ def line_at(*, x: float | None = None, y: float | None = None) -> Any:
     return once.encode(y=alt.YDatum(y)) if x is None else once.encode(x=alt.XDatum(x))
 
 
-def choice_of_variant() -> Any:
+def choice_of_variant(*more: str) -> Any:
     """Buttons that choose between the corrected and the published variant."""
     import altair as alt
 
-    bind = alt.binding_radio(options=["corrected", "published"], name="variant: ")
+    bind = alt.binding_radio(options=["corrected", "published", *more], name="variant: ")
     return alt.param(name="variant", value="corrected", bind=bind)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from geometry_bench.judging import published_model
 from geometry_bench.published.load import load_publication
 from geometry_bench.published.subject import PublishedSubject
-from geometry_bench.records.facts import GroupFacts
+from geometry_bench.records.facts import GroupFacts, PublicationFacts
 from geometry_bench.records.judgement import Judgement
 from geometry_bench.report.figures.model import Figure, Row
 from geometry_bench.report.figures.parts import (
@@ -19,6 +19,7 @@ from geometry_bench.report.figures.parts import (
     lines,
     panels,
     part,
+    placed,
     points,
     series,
     tips,
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
     from altair.typing import ChartType
 
 AUROC, SOURCE = "universal.auroc", "universal_direction"
-DIRECTIONS = {"native": "the model's own direction", "universal": "the shared direction"}
+DIRECTIONS = {"native": "own direction", "universal": "shared direction"}
 DOSES = {
     "refused": ("refused", "direction"),
-    "over_refused": ("refused", "harmless requests"),
+    "over_refused": ("over-refused", "direction"),
     "refused_random": ("refused", "random direction of equal length"),
     "nats_per_token": ("nats", "direction"),
     "capped_share": ("capped", "direction"),
@@ -41,7 +42,8 @@ DOSES = {
 
 DOSE_PANELS = {
     "refused": "share of requests refused",
-    "nats": "next-token loss on neutral text (nats a token)",
+    "over-refused": "share of harmless requests refused",
+    "nats": "loss on neutral text (nats a token)",
     "capped": "share of positions capped",
 }
 SAID = {
@@ -56,8 +58,15 @@ SAID = {
 
 
 def auroc_rows(judged: Sequence[Judgement]) -> list[Row]:
-    """AUROC of each member's own and of the shared direction with intervals, and what the source reports for the member."""
+    """AUROC of each member's own and of the shared direction with intervals, and what the source reports for the member.
+
+    Of the source itself, all that it reports.
+    """
     rows: list[Row] = []
+    if any(
+        isinstance(one.measurement.subject, PublicationFacts) and one.measurement.subject.id == SOURCE for one in judged
+    ):
+        rows += [row for model in load_publication(SOURCE).subjects.values() for row in _reported(model.label, model)]
     for one in judged:
         if one.measurement.claim != AUROC or not isinstance(one.measurement.subject, GroupFacts):
             continue
@@ -115,7 +124,7 @@ def dose_rows(judged: Sequence[Judgement]) -> list[Row]:
         for name, (panel, line) in DOSES.items():
             if name in estimate.curves:
                 rows += points(estimate.curves[name], part="line", panel=DOSE_PANELS[panel], line=line)
-    return rows
+    return placed(rows)
 
 
 def _dose_chart() -> ChartType:
@@ -127,7 +136,7 @@ def _dose_chart() -> ChartType:
     band = part("line").transform_filter("isValid(datum.low)").mark_area(opacity=0.18)
     found: ChartType = panels(
         band.encode(x=x, y="low:Q", y2="high:Q", color=told["color"]),
-        *lines(x, y, told, tips("line:N=steered by", "x:Q=dose", "y:Q=value", "low:Q=low", "high:Q=high"), "line"),
+        *lines(x, y, told, tips("line:N=steered by", "x:Q=dose", "y:Q=value", "low:Q=low", "high:Q=high")),
     )
     return found
 
@@ -154,10 +163,9 @@ def _drift_chart() -> ChartType:
     y = alt.Y("y:Q", title="projection (1: distance between the class means)")
     requests, words = ["unsafe requests", "safe requests"], ["own words", "words put in its mouth"]
     told = series("requests", requests, "answers to")
-    told["strokeDash"] = series("words", words, "said in")["strokeDash"]
-    drawn: list[Any] = lines(
-        x, y, told, tips("requests:N=answers to", "words:N=in", "x:Q=token", "y:Q=projection"), "line"
-    )
+    stroke = alt.Legend(symbolType="stroke", symbolSize=300, symbolStrokeWidth=2)
+    told["strokeDash"] = series("words", words, "said in")["strokeDash"].legend(stroke)
+    drawn: list[Any] = lines(x, y, told, tips("requests:N=answers to", "words:N=in", "x:Q=token", "y:Q=projection"))
     return layered(line_at(y=0), *(one.encode(detail="words:N") for one in drawn))
 
 

@@ -15,6 +15,7 @@ from geometry_bench.report.figures.parts import (
     lines,
     panels,
     part,
+    placed,
     points,
     series,
     tips,
@@ -24,7 +25,7 @@ from geometry_bench.report.figures.parts import (
 if TYPE_CHECKING:
     from altair.typing import ChartType
 
-MEASURED, HAAR = "measured", "random subspaces of equal dimension (Haar)"
+MEASURED, HAAR = "measured", "random (Haar)"
 OVERLAPS = {"overlap": MEASURED, "mso": MEASURED, "haar": HAAR}
 LEVELS = {
     "ceiling": "ceiling: halves of one set",
@@ -77,8 +78,7 @@ def _overlap_chart() -> ChartType:
     level = part("level").transform_filter(VARIANT_SHOWN)
     at_right = {"x": alt.value("width"), "y": y, "text": "level:N"}
     drawn = [
-        one.transform_filter(VARIANT_SHOWN)
-        for one in lines(x, y, told, tips("line:N=line", "x:Q=η", "y:Q=overlap"), "line")
+        one.transform_filter(VARIANT_SHOWN) for one in lines(x, y, told, tips("line:N=line", "x:Q=η", "y:Q=overlap"))
     ]
     return layered(
         level.mark_rule(style="bound").encode(y=y, tooltip=tips("level:N=level", "y:Q=overlap")),
@@ -108,7 +108,7 @@ def _energy_chart() -> ChartType:
     x = alt.X("x:Q", title="ρ: dimension of the subspace over the rank", scale=alt.Scale(domain=[0, 1]))
     y = alt.Y("y:Q", title="share of the update's energy that is kept", scale=alt.Scale(domain=[0, 1]))
     told = series("line", list(KEPT.values()))
-    drawn = lines(x, y, told, tips("line:N=basis", "x:Q=ρ", "y:Q=energy kept"), "line")
+    drawn = lines(x, y, told, tips("line:N=basis", "x:Q=ρ", "y:Q=energy kept"))
     return layered(*(one.transform_filter(VARIANT_SHOWN) for one in drawn), params=[choice_of_variant()])
 
 
@@ -123,12 +123,12 @@ def removal_rows(judged: Sequence[Judgement]) -> list[Row]:
             how, measures = PROJECTIONS[one.measurement.claim]
             start, *_, what = case_of(one).parameters
             found.setdefault((start, how), {})[measures[what]] = one
-    return [
-        row
+    paths = [
+        _path(f"{start}: {how}", both["utility"], both["harm"])
         for (start, how), both in sorted(found.items())
         if len(both) == 2
-        for row in _path(f"{start}: {how}", both["utility"], both["harm"])
     ]
+    return placed([row for path in paths for row in path])
 
 
 def _path(panel: str, utility: Judgement, harm: Judgement) -> list[Row]:
@@ -143,7 +143,7 @@ def _path(panel: str, utility: Judgement, harm: Judgement) -> list[Row]:
             for order, (share, a, b) in enumerate(pairs)
             if a is not None and b is not None
         ]
-    for name, label in (("start", "before fine-tuning"), ("fine_tuned", "the whole fine-tune")):
+    for name, label in (("start", "before"), ("fine_tuned", "after")):
         rows.append({"part": "end", "panel": panel, "end": label, "x": x.details[name], "y": y.details[name]})
     return rows
 
@@ -157,14 +157,14 @@ def _removal_chart() -> ChartType:
     y = alt.Y("y:Q", title="harm: share answered", scale=alt.Scale(domain=[0, 1.02]), axis=alt.Axis(tickCount=5))
     told = series("line", list(BASES.values()), "directions")
     shown = tips("line:N=directions", "share:Q=ρ", "x:Q=utility", "y:Q=harm")
-    drawn: list[Any] = lines(x, y, told, shown, "line")
+    drawn: list[Any] = lines(x, y, told, shown)
     drawn[0] = drawn[0].encode(order="order:Q")
     ends = part("end")
-    at = {"x": x, "y": y, "tooltip": tips("end:N=model", "x:Q=utility", "y:Q=harm")}
+    at = {"x": x, "y": y, "tooltip": tips("end:N=fine-tuning", "x:Q=utility", "y:Q=harm")}
     found: ChartType = panels(
         *drawn,
-        ends.mark_point(style="reported").encode(**at),
-        ends.mark_text(style="note", align="right", dx=-7, dy=-7).encode(**at, text="end:N"),
+        ends.transform_filter("datum.end === 'before'").mark_point(style="reported", shape="square").encode(**at),
+        ends.transform_filter("datum.end === 'after'").mark_point(style="reported").encode(**at),
         shared=("x", "y"),
     )
     return found
@@ -194,8 +194,9 @@ FIGURES = (
         name="removal",
         title="Utility against harm",
         caption="What fine-tuned models do when their update is kept inside some directions, or these are removed "
-        "from it: harm against utility, along the share ρ of the directions (1 % to 99 %). Directions that carry "
-        "harm alone would move a model straight down.",
+        "from it: harm against utility, along the share ρ of the directions (1 % to 99 %), from the model before "
+        "fine-tuning (hollow square) to the whole fine-tune (hollow diamond). Directions that carry harm alone "
+        "would move a model straight down.",
         scope="subject",
         rows=removal_rows,
         chart=_removal_chart,

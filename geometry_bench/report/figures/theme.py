@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-# Hues of Okabe & Ito (2008), "Color Universal Design", told apart with all common kinds of colour blindness; darker on a
-# light page and lighter on a dark one, so that each keeps a contrast to its page.
-_LIGHT = ("#0072B2", "#D55E00", "#009E73", "#B0568A", "#A87300", "#56A0CC", "#595959")
-_DARK = ("#56B4E9", "#FF8F4C", "#2BC79A", "#E39BC6", "#E69F00", "#9ADBFF", "#BDBDBD")
+# Hues of Okabe & Ito (2008), "Color Universal Design", their lightness spread so that all seven are told apart with
+# deuteranopia and protanopia too, and so that each keeps a contrast of 3 : 1 to its page (both tested).
+_LIGHT = ("#0072B2", "#D55E00", "#009E73", "#85286A", "#5E4200", "#666666", "#4E9BC8")
+_DARK = ("#4BA3DB", "#E8702A", "#2BC79A", "#C76FA3", "#F7D84F", "#E0E0E0", "#A8DCFF")
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [1, 3], [10, 4], [4, 1])
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
 FONT = "system-ui, 'Liberation Sans', 'DejaVu Sans', Arial, sans-serif"
@@ -47,13 +47,18 @@ def config(dark: bool) -> dict[str, Any]:
         },
         "legend": {
             "orient": "bottom",
+            "columns": 2,
             "labelColor": ink,
             "titleColor": ink,
             "labelFontSize": 11,
             "titleFontSize": 11,
             "titleFontWeight": "normal",
             "labelLimit": 300,
+            "titleLimit": 400,
             "symbolSize": 70,
+            "symbolOpacity": 1,
+            "symbolBaseFillColor": ink,
+            "symbolBaseStrokeColor": ink,
             "offset": 8,
         },
         "header": {
@@ -72,10 +77,10 @@ def config(dark: bool) -> dict[str, Any]:
         "style": {
             "null": {"color": soft, "fillOpacity": 0.32},
             "around": {"color": soft, "fillOpacity": 0.12},
-            "window": {"color": colours[4], "fillOpacity": 0.14},
+            "window": {"color": "#E69F00", "fillOpacity": 0.14},
             "bound": {"color": soft, "strokeDash": [4, 3], "strokeWidth": 1},
             "interval": {"strokeWidth": 1.5},
-            "reported": {"stroke": ink, "fill": page, "strokeWidth": 1.5, "shape": "diamond", "size": 90},
+            "reported": {"filled": False, "color": ink, "strokeWidth": 1.5, "shape": "diamond", "size": 90},
             "note": {"fill": soft, "fontSize": 10.5},
         },
     }

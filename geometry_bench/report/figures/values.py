@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from geometry_bench.claims.model import Claim
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.published.load import load_publication
 from geometry_bench.records.judgement import ClaimVerdict, Judgement
 from geometry_bench.report.figures.model import Figure, Row
-from geometry_bench.report.figures.parts import panels, part, points, series, tips
+from geometry_bench.report.figures.parts import panels, part, placed, points, series, tips
 
 if TYPE_CHECKING:
     from altair.typing import ChartType
 
-VERDICTS = [str(one) for one in ClaimVerdict if one is not ClaimVerdict.NOT_APPLICABLE]
+VERDICTS = [str(one) for one in ClaimVerdict]
 DRAWN = frozenset(
     {"profile", "overlap", "mso", "haar", "refused", "over_refused", "refused_random", "nats_per_token", "capped_share"}
     | {"unsafe_own_words", "safe_own_words", "unsafe_given_words", "safe_given_words", "by_step"}
@@ -37,7 +37,7 @@ def value_rows(judged: Sequence[Judgement]) -> list[Row]:
             rows.append({"part": "null", **named, "low": estimate.null.low, "high": estimate.null.high})
         ends = {"x": estimate.value, "low": estimate.low, "high": estimate.high}
         rows.append({"part": "value", **named, **ends, "verdict": str(one.claim.verdict)})
-    return rows if any(row["part"] == "value" for row in rows) else []
+    return placed(rows) if any(row["part"] == "value" for row in rows) else []
 
 
 def _published(claim: Claim) -> list[Row]:
@@ -58,7 +58,7 @@ def _value_chart() -> ChartType:
     import altair as alt
 
     x = alt.X("x:Q", title="value", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
-    y = alt.Y("subject:N", title=None, sort=None, axis=alt.Axis(labelLimit=170))
+    y = alt.Y("subject:N", title=None, sort=None, axis=alt.Axis(labelLimit=240))
     told = series("verdict", VERDICTS, "does the claim hold?")
     shown = tips("subject:N=subject", "verdict:N=verdict", "x:Q=value", "low:Q=low", "high:Q=high")
     null = tips("subject:N=subject", "low:Q=null, 5 %", "high:Q=null, 95 %")
@@ -82,7 +82,7 @@ def curve_rows(judged: Sequence[Judgement]) -> list[Row]:
         for name, curve in (one.measurement.estimate.curves if one.measurement.estimate is not None else {}).items():
             if name not in DRAWN or (curve.axis == "block" and name != "profile"):
                 rows += points(curve, part="line", panel=f"over {curve.axis}", line=name.replace("_", " "))
-    return rows
+    return placed(rows)
 
 
 def _curve_chart() -> ChartType:
@@ -90,18 +90,15 @@ def _curve_chart() -> ChartType:
 
     x = alt.X("x:Q", title=None, scale=alt.Scale(zero=False))
     y = alt.Y("y:Q", title=None, scale=alt.Scale(zero=False))
-    colour = alt.Color("line:N", title="curve")
-    line = part("line")
+    # In one layer, so that the three share a legend whatever the curves are called.
+    told: dict[str, Any] = {
+        "color": alt.Color("line:N", title="curve"),
+        "strokeDash": alt.StrokeDash("line:N", title="curve"),
+    }
+    told["shape"] = alt.Shape("line:N", legend=None)
+    drawn = part("line").mark_line(point=alt.OverlayMarkDef(size=40))
     found: ChartType = panels(
-        line.mark_line().encode(x=x, y=y, color=colour, strokeDash=alt.StrokeDash("line:N", title="curve")),
-        line.mark_point(size=40).encode(
-            x=x,
-            y=y,
-            color=colour,
-            shape=alt.Shape("line:N", title="curve"),
-            tooltip=tips("line:N=curve", "x:Q=at", "y:Q=value"),
-        ),
-        shared=(),
+        drawn.encode(x=x, y=y, **told, tooltip=tips("line:N=curve", "x:Q=at", "y:Q=value")), shared=()
     )
     return found
 
