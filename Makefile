@@ -1,10 +1,10 @@
 # make bench        install, then measure the claims on the embedded aligned models, one base, a group of them and the weights of
-#                   a family; ends with what was found at a glance and the table of verdicts
+#                   a family; ends with what was found at a glance, the table of verdicts, and a report to open in a browser
 # make bench-all    the same on every embedded model: the other bases, those tuned for safety and the fine-tunes too
 # make test         install, then run the tests of the instrument itself
 # make docs         install, then build the documentation into site/; a link that leads nowhere is an error
 # make lint         install, then check style, types and the direction of imports
-# make performance  install, then time the capture
+# make performance  install, then time the capture and the report of many models
 # make zoo          install, then train the embedded models again into ./zoo (about an hour)
 # make clean        remove what the targets made, .venv included
 #
@@ -31,12 +31,16 @@ help:
 FAMILIES := llama-d64 llama-d80 neox-d64 neox-d96
 BENCH := OMP_NUM_THREADS=1 $(PYTEST) benchmarks --results $(RESULTS) -q -n $(JOBS)
 
+# Whatever the run returns, what it has measured is shown.
+REPORT := status=$$?; test ! -f $(RESULTS)/records.jsonl || $(BIN)/geometry-bench report $(RESULTS) --out $(RESULTS)/report; \
+	exit $$status
+
 bench: $(VENV)/.installed-test
 	$(BENCH) --model zoo/llama-d80/base $(foreach family,$(FAMILIES),--model zoo/$(family)/aligned) \
-		--group zoo/groups/aligned --weights zoo/llama-d80 $(ARGS)
+		--group zoo/groups/aligned --weights zoo/llama-d80 $(ARGS); $(REPORT)
 
 bench-all: $(VENV)/.installed-test
-	$(BENCH) $(ARGS)
+	$(BENCH) $(ARGS); $(REPORT)
 
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(PYTEST) tests -q -n $(JOBS) $(ARGS)

@@ -22,7 +22,7 @@ OUTSIDE = {
 """Files that are pages of the site, by their place in the repository."""
 
 REFERENCE = {
-    "geometry_bench": ["api.measure", "api.load", "api.compare", "api.Results", "api.Result"],
+    "geometry_bench": ["api.measure", "api.load", "api.compare", "api.Results", "api.Result", "plots"],
     "geometry_bench.records": ["judgement", "estimates", "measurement"],
     "geometry_bench.claims": ["model", "criteria"],
     "geometry_bench.report.figures": [""],

@@ -61,16 +61,35 @@ def inert(data: Any) -> Markup:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure on a page: its kind, and the rows that it draws."""
+    """A figure on a page: its kind, and the rows that it draws, packed."""
 
     name: str
     title: str
     caption: str
-    rows: Sequence[Row]
+    rows: Mapping[str, Any]
 
 
 def drawings(judged: Sequence[Judgement], scope: Scope) -> list[Drawing]:
     """The figures of a scope that have something to draw; none where the library for them is not installed."""
     if not has_altair():
         return []
-    return [Drawing(figure.name, figure.title, figure.caption, rows) for figure, rows in drawn(judged, scope)]
+    return [Drawing(figure.name, figure.title, figure.caption, packed(rows)) for figure, rows in drawn(judged, scope)]
+
+
+def packed(rows: Sequence[Row]) -> dict[str, Any]:
+    """Rows by column, since many share most of what they say: the values of each column once, and which one each row has.
+
+    Numbers keep six digits, which no figure shows. ``figure.js`` unpacks them; -1 stands for a field that a row lacks.
+    """
+    columns: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values: dict[Any, int] = {}
+        places = [values.setdefault(_kept(row[name]), len(values)) if name in row else -1 for row in rows]
+        columns[name] = {"values": [value for _, value in values], "places": places}
+    return {"count": len(rows), "columns": columns}
+
+
+def _kept(value: float | int | str | bool | None) -> tuple[str, float | int | str | bool | None]:
+    """A value with its type, by which 1, 1.0 and true are told apart."""
+    kept = float(f"{value:.6g}") if isinstance(value, float) else value
+    return type(kept).__name__, kept

@@ -8,6 +8,7 @@
   const alignment = document.getElementById("alignment");
   const verdict = document.getElementById("verdict");
   const count = document.getElementById("count");
+  const AT_ONCE = 60;
   const [VALUE, ERROR, LOW, HIGH, MARKS, REASON, ANCHOR, UNREADABLE] = [0, 1, 2, 3, 4, 5, 6, 7];
 
   const make = (tag, className, text) => {
@@ -47,7 +48,7 @@
     if (cell[REASON] !== null) link.title = data.texts[cell[REASON]];
     return link;
   };
-  const built = (row, place) => {
+  const built = (row) => {
     const kind = data.kinds[row.kind];
     const element = make("tr", kind);
     const head = make("th");
@@ -73,8 +74,12 @@
       element.append(box);
       return box;
     });
+    return { element, cells };
+  };
+  const about = (row, place) => {
+    const kind = data.kinds[row.kind];
     const words = [row.name, row.alignment, row.revision, row.settings, row.within, kind].join(" ").toLowerCase();
-    return { row, place, kind, element, cells, words };
+    return { row, place, kind, words, made: null };
   };
 
   const table = make("table");
@@ -102,7 +107,7 @@
   const headCells = [head("subject", "", -1), ...data.columns.map((column, place) => head(column.label, column.key, place))];
   caption.append(heads);
   const body = make("tbody");
-  const rows = data.rows.map(built);
+  const rows = data.rows.map(about);
   table.append(caption, body);
   region.append(table);
 
@@ -129,7 +134,6 @@
       cell.setAttribute("aria-sort", is ? (sorted.direction > 0 ? "ascending" : "descending") : "none");
     });
     rows.sort(compared);
-    body.replaceChildren(...rows.map((one) => one.element));
     filter();
   };
 
@@ -140,22 +144,35 @@
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const kinds = new Set([...controls.querySelectorAll("[name=kind]:checked")].map((box) => box.value));
     const mark = verdict.value === "" ? null : Number(verdict.value);
-    let shown = 0;
-    let before = null;
-    for (const one of rows) {
-      const hit = one.row.cells.map((cell) => mark !== null && has(cell, mark));
-      const visible = kinds.has(one.kind) && words.every((word) => one.words.includes(word))
-        && (alignment.value === "" || (one.row.alignment || "not declared") === alignment.value)
-        && (mark === null || hit.includes(true));
-      one.element.hidden = !visible;
-      one.cells.forEach((box, place) => box.classList.toggle("hit", hit[place]));
-      one.element.classList.toggle("first-of-kind", visible && before !== null && before !== one.kind && sorted.direction === 0);
-      if (visible) {
-        shown += 1;
-        before = one.kind;
-      }
-    }
-    count.textContent = shown === rows.length ? `${rows.length} rows` : `${shown} of ${rows.length} rows`;
+    const hits = (one) => one.row.cells.map((cell) => mark !== null && has(cell, mark));
+    const visible = rows.filter((one) => kinds.has(one.kind) && words.every((word) => one.words.includes(word))
+      && (alignment.value === "" || (one.row.alignment || "not declared") === alignment.value)
+      && (mark === null || hits(one).includes(true)));
+    show(visible, hits);
+    count.textContent = visible.length === rows.length ? `${rows.length} rows` : `${visible.length} of ${rows.length} rows`;
+  };
+
+  // The first rows at once, the others in turns, so that a long board answers before it is whole
+
+  let turn = 0;
+  const show = (visible, hits) => {
+    const ours = ++turn;
+    body.replaceChildren();
+    const add = (from) => {
+      if (ours !== turn) return;
+      visible.slice(from, from + AT_ONCE).forEach((one, offset) => {
+        one.made ||= built(one.row);
+        const before = visible[from + offset - 1];
+        one.made.element.classList.toggle("first-of-kind", Boolean(before) && before.kind !== one.kind && sorted.direction === 0);
+        const marked = hits(one);
+        one.made.cells.forEach((box, place) => box.classList.toggle("hit", marked[place]));
+        body.append(one.made.element);
+      });
+      if (from + AT_ONCE < visible.length) setTimeout(add, 0, from + AT_ONCE);
+      else region.dataset.whole = "true";
+    };
+    delete region.dataset.whole;
+    add(0);
   };
   const option = (select, value, text) => {
     const element = make("option", "", text);

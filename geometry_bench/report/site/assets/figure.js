@@ -15,25 +15,37 @@
   });
   const load = () => (library ||= Promise.all([script("vega.js"), script("figures.js")]));
 
+  const unpacked = ({ count, columns }) => Array.from({ length: count }, (_, row) => {
+    const found = {};
+    for (const [name, { values, places }] of Object.entries(columns)) if (places[row] >= 0) found[name] = values[places[row]];
+    return found;
+  });
+
   const draw = async (figure) => {
     await load();
     const told = window.geometryBenchFigures;
     const canvas = figure.querySelector(".canvas");
-    const rows = JSON.parse(figure.querySelector(".rows").textContent);
+    const rows = unpacked(JSON.parse(figure.querySelector(".rows").textContent));
     const specification = { ...told.kinds[figure.dataset.figure], datasets: { values: rows } };
+    if (specification.width === "container") specification.autosize = { type: "fit-x", contains: "padding" };
     const options = {
       ast: true, // expressions are interpreted: the page allows no code made from text
       config: dark.matches ? told.dark : told.light,
       renderer: "svg",
       defaultStyle: false,
+      forceActionsMenu: true,
       tooltip: { disableDefaultStyle: true },
       logLevel: 1, // errors alone
       downloadFileName: figure.dataset.figure,
       actions: { export: { svg: true, png: true }, source: false, compiled: false, editor: false },
     };
     const { view } = await window.vegaEmbed(canvas, specification, options);
-    const summary = canvas.querySelector("details > summary");
-    if (summary) summary.setAttribute("aria-label", "Save the figure");
+    const title = figure.querySelector("h2, h3").textContent;
+    canvas.querySelector("details > summary").setAttribute("aria-label", `Save the figure ${title}`);
+    const picture = canvas.querySelector("svg.marks");
+    picture.setAttribute("role", "img"); // one picture with a name, not a thousand symbols: its numbers stand in tables
+    picture.setAttribute("aria-label", title);
+    picture.firstElementChild.setAttribute("aria-hidden", "true");
     figure.view = view;
     figure.dataset.drawn = "true";
   };
