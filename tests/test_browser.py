@@ -55,7 +55,7 @@ class Seen:
         self.site, self.said, self.asked = site, [], []  # type: Path, list[str], list[str]
         self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         self.page = self.context.new_page()
-        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("console", lambda message: self.said.extend([message.text] if message.type == "error" else []))
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("request", lambda request: self.asked.append(request.url))
 
@@ -72,7 +72,7 @@ class Seen:
         return element
 
     def is_quiet(self) -> bool:
-        """Nothing was said on the console, and nothing asked for but files of the site and data of the page."""
+        """No error was told on the console, and nothing asked for but files of the site and data of the page."""
         assert self.said == []
         assert [url for url in self.asked if not url.startswith((self.site.as_uri(), "data:", "blob:"))] == []
         return True
