@@ -158,7 +158,7 @@ def test_a_measurement_is_told_whole(read: Mapping[str, Read]) -> None:
 
 def test_nothing_measured_still_shows_what_is_published(tmp_path: Path) -> None:
     page = Read(str(build(contents_of([]))["index.html"]))
-    (data,) = page.data
+    data = page.data[0]
     assert isinstance(data, dict)
     assert [data["kinds"][row["kind"]] for row in data["rows"]] == ["published"] * 9
 
