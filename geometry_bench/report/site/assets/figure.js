@@ -24,10 +24,9 @@
   const draw = async (figure) => {
     await load();
     const told = window.geometryBenchFigures;
-    const canvas = figure.querySelector(".canvas");
+    const canvas = figure.querySelector(".plot");
     const rows = unpacked(JSON.parse(figure.querySelector(".rows").textContent));
     const specification = { ...told.kinds[figure.dataset.figure], datasets: { values: rows } };
-    if (specification.width === "container") specification.autosize = { type: "fit-x", contains: "padding" };
     const options = {
       ast: true, // expressions are interpreted: the page allows no code made from text
       config: dark.matches ? told.dark : told.light,
@@ -54,7 +53,7 @@
     if (shown.has(figure)) return;
     shown.add(figure);
     draw(figure).catch((error) => {
-      figure.querySelector(".canvas").textContent = `The figure cannot be drawn: ${error.message}`;
+      figure.querySelector(".plot").textContent = `The figure cannot be drawn: ${error.message}`;
     });
   };
   const seen = new IntersectionObserver((entries) => {
