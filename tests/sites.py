@@ -33,7 +33,7 @@ def bundled() -> list[Kept]:
 
 
 def hostile() -> list[Measurement]:
-    """A model whose name, settings, notes, labels, reasons and prompts are written to do harm."""
+    """A model whose name, settings, notes, labels, reasons and prompts are written to do harm; it cannot read them."""
     null = Null(name=EVIL, draws=9, mean=0.0, sd=0.2, low=-0.3, high=0.3, percentile=90)
     value = made_up(
         "safety.compassion_alignment", 0.5, EVIL, label=EVIL, notes=[EVIL], null=null, error=0.1, low=0.3, high=0.7
@@ -41,7 +41,9 @@ def hostile() -> list[Measurement]:
     facts = value.subject.model_copy(
         update={"alignment": f"SFT {EVIL}", "dtype": EVIL, "notes": [EVIL], "injected_text": EVIL, "prompt_tail": EVIL}
     )
-    inputs = value.inputs.model_copy(update={"notes": [EVIL], "pack": EVIL}) if value.inputs is not None else None
+    assert value.inputs is not None
+    guessed = {"nats_per_token": {"benign": 9.0}, "uniform_nats": 8.0}
+    inputs = value.inputs.model_copy(update={"notes": [EVIL], "pack": EVIL, **guessed})
     value = value.model_copy(update={"subject": facts, "inputs": inputs})
     missing = Missing(reason=Absence.SAME_PROMPT, sentence=EVIL)
     return [value, value.model_copy(update={"claim": "safety.baseline_sign", "estimates": {}, "missing": missing})]

@@ -16,9 +16,10 @@ from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.judging import judge_run
 from geometry_bench.records.estimates import Null
+from geometry_bench.records.facts import Requested
 from geometry_bench.records.files import ResultsFile
 from geometry_bench.records.measurement import Absence, Missing
-from geometry_bench.records.reading import one_each, read_kept
+from geometry_bench.records.reading import Kept, one_each, read_kept
 from geometry_bench.report.board import Table, board, texts
 from geometry_bench.report.formats import formats, render
 from geometry_bench.resources import data_root
@@ -115,7 +116,9 @@ def test_two_that_differ_are_refused_with_both_files_and_the_same_twice_counts_o
     for file, measurement in zip(files, (one, other, unasked), strict=True):
         ResultsFile(file.parent).write(measurement)
     a, b, c = (read_kept(file.parent) for file in files)
-    assert [kept.measurement for kept in one_each([*c, *a, *a, *c])] == [one]
+    requested = one.subject.model_copy(update={"requested": Requested(dtype="float32")})
+    asked = Kept(one.model_copy(update={"subject": requested}), files[0])
+    assert [kept.measurement.estimates for kept in one_each([*c, *a, asked, *a, *c])] == [one.estimates]
     with pytest.raises(GeometryBenchError) as error:
         one_each([*a, *b])
     assert all(str(file) in str(error.value) for file in files[:2])

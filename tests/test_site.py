@@ -109,7 +109,7 @@ def test_cells_of_the_board_lead_to_their_measurements(read: Mapping[str, Read])
 
 def test_hostile_text_is_text(site: Mapping[str, str | bytes], read: Mapping[str, Read]) -> None:
     """Names, notes, labels and prompts with tags, quotes, marks of direction and very long words."""
-    own = subject_page((EVIL, "r1", re.sub(r"$", "", EVIL)))
+    own = subject_page((EVIL, "r1", EVIL))
     assert own in site
     assert read[own].text.count(EVIL) >= 8
     for place, page in read.items():
@@ -122,6 +122,15 @@ def test_hostile_text_is_text(site: Mapping[str, str | bytes], read: Mapping[str
     assert isinstance(board, dict)
     assert EVIL in [row["name"] for row in board["rows"]]
     assert re.search(r"<bdi>&lt;script&gt;", str(site[own]))
+
+
+def test_values_of_text_that_a_model_cannot_read_are_flagged(read: Mapping[str, Read]) -> None:
+    board = read["index.html"].data[0]
+    assert isinstance(board, dict)
+    flagged = {row["name"] for row in board["rows"] if any(cell and len(cell) > 7 for cell in row["cells"])}
+    assert flagged == {EVIL}
+    assert "unreadable" in read[subject_page((EVIL, "r1", EVIL))].text
+    assert "unreadable" in read["claims/safety.compassion_alignment.html"].text
 
 
 def test_pages_allow_no_script_but_their_own(site: Mapping[str, str | bytes]) -> None:
@@ -158,7 +167,7 @@ def test_a_measurement_is_told_whole(read: Mapping[str, Read]) -> None:
 
 def test_nothing_measured_still_shows_what_is_published(tmp_path: Path) -> None:
     page = Read(str(build(contents_of([]))["index.html"]))
-    (data,) = page.data
+    data = page.data[0]
     assert isinstance(data, dict)
     assert [data["kinds"][row["kind"]] for row in data["rows"]] == ["published"] * 9
 

@@ -58,7 +58,7 @@ def data(group: Columns, rows: Sequence[Row], page: str) -> dict[str, Any]:
             "name": row.subject,
             "kind": KINDS.index(row.kind),
             "alignment": row.alignment,
-            "revision": short(row.revision),
+            "revision": short(row.revision).rpartition(":")[2],
             "settings": row.settings,
             "within": row.within,
             "page": _page_of(group, row, page),

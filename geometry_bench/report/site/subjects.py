@@ -97,10 +97,10 @@ def facts_of(facts: Facts) -> list[Told]:
 
 def _members(contents: Contents, facts: Facts) -> list[dict[str, object]]:
     """The members of several, each with its page where it was measured too."""
-    pages_of = {(id, revision): subject_page((id, revision, settings)) for id, revision, settings in contents.subjects}
+    pages_of = {revision: subject_page((id, revision, settings)) for id, revision, settings in contents.subjects}
     found = []
     for name, member in getattr(facts, "members", {}).items():
-        place = pages_of.get((member.name or name, member.revision)) or pages_of.get((name, member.revision))
+        place = pages_of.get(member.revision)
         role = member.role
         if isinstance(facts, PairFacts):
             role = "child" if name == facts.child else "parent"

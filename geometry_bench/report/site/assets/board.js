@@ -57,11 +57,11 @@
     name.href = row.page;
     name.append(isolated(row.name));
     head.append(name);
-    head.append(" ", make("span", `kind ${kind}`, kind));
     const told = [row.alignment, row.within && `in ${row.within}`, row.settings, row.revision].filter(Boolean);
     const meta = make("span", "meta");
+    meta.append(make("span", `kind ${kind}`, kind), " ");
     told.forEach((text, place) => meta.append(place ? " · " : "", isolated(text)));
-    if (told.length) head.append(" ", meta);
+    head.append(" ", meta);
     element.append(head);
     const cells = row.cells.map((cell) => {
       const box = make("td");
