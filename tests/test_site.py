@@ -185,8 +185,9 @@ def test_the_board_opens_with_cases_that_are_declared_and_its_groups_hold_them_a
 def test_a_report_is_written_whole_replaced_and_no_other_folder_is_touched(shell: Shell, tmp_path: Path) -> None:
     out, results = tmp_path / "deep" / "out", tmp_path / "results"
     ResultsFile(results).write(made_up(STRICT, 0.5))
-    code, said, _ = shell("report", results, "--out", out)
-    assert code == 0
+    ResultsFile(results).write(made_up("mine.own", 0.5))
+    code, said, err = shell("report", results, "--out", out)
+    assert (code, err) == (0, "warning: left out, since no such claims are declared: mine.own\n")
     assert said.splitlines()[-1] == f"written: {out / 'index.html'}"
     (out / "index.html").write_text("old")
     assert shell("report", results, "--out", out)[0] == 0
@@ -195,7 +196,7 @@ def test_a_report_is_written_whole_replaced_and_no_other_folder_is_touched(shell
     code, _, err = shell("report", results, "--out", results)
     assert code == 2
     assert "was not written by this command" in err
-    assert len(read_lines(results)) == 1
+    assert len(read_lines(results)) == 2
 
 
 def test_two_runs_that_differ_are_refused_and_nothing_is_written(shell: Shell, tmp_path: Path) -> None:

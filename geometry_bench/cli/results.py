@@ -64,11 +64,15 @@ def report(
 
 
 def _kept(places: list[Path] | None) -> list[Kept]:
-    """What the places hold; without any, the bundled baselines."""
+    """What the places hold; without any, the bundled baselines. Claims that are not declared are named as left out."""
+    from geometry_bench.claims.registry import CLAIMS
     from geometry_bench.records.reading import read_kept
     from geometry_bench.resources import data_root
 
-    return [one for place in places or [data_root() / "baselines" / "measured"] for one in read_kept(place)]
+    kept = [one for place in places or [data_root() / "baselines" / "measured"] for one in read_kept(place)]
+    if unknown := sorted({one.measurement.claim for one in kept} - CLAIMS.keys()):
+        typer.echo(f"warning: left out, since no such claims are declared: {', '.join(unknown)}", err=True)
+    return kept
 
 
 def leaderboard(

@@ -1,5 +1,5 @@
 "use strict";
-// Opens the measurement that the address names, and makes regions that do not scroll no stop of the keyboard.
+// Opens the measurement that the address names.
 (() => {
   const open = () => {
     const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
