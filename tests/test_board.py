@@ -107,6 +107,16 @@ def test_a_member_of_a_group_has_its_value_in_a_row_of_its_own() -> None:
     )
 
 
+def test_of_a_case_measured_again_into_one_file_the_last_counts(tmp_path: Path) -> None:
+    one, other = made_up(STRICT.id, 0.5), made_up(STRICT.id, 0.4)
+    unasked = one.model_copy(
+        update={"estimates": {}, "missing": Missing(reason=Absence.NOT_ASKED, sentence="it was not asked for")}
+    )
+    for measurement in (one, other, unasked):
+        ResultsFile(tmp_path).write(measurement)
+    assert [kept.measurement.estimates for kept in read_kept(tmp_path)] == [other.estimates]
+
+
 def test_two_that_differ_are_refused_with_both_files_and_the_same_twice_counts_once(tmp_path: Path) -> None:
     one, other = made_up(STRICT.id, 0.5), made_up(STRICT.id, 0.4)
     unasked = one.model_copy(

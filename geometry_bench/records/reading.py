@@ -33,12 +33,14 @@ class Kept:
 def read_kept(place: Path) -> list[Kept]:
     """Measurements of a results folder, of a file in one, of a baseline, or of all baselines below a folder.
 
+    Runs append to a results file: of a case that it holds several times the last counts, unless it was not asked for then.
+
     Raises:
         GeometryBenchError: there are none, or a file is damaged.
     """
     records = place / RECORDS if (place / RECORDS).is_file() else place
     if records.suffix == ".jsonl" and records.is_file():
-        found = [Kept(one, records) for one in read_measurements(records)]
+        found = _last(Kept(one, records) for one in read_measurements(records))
     else:
         files = [place] if place.is_file() else sorted(place.rglob("*.json"))
         found = [Kept(one, file, stored=True) for file in files for one in read_baseline(file).measurements()]
@@ -47,6 +49,14 @@ def read_kept(place: Path) -> list[Kept]:
             f"{place} holds no measurements: give a results folder, a baseline file or a folder of them."
         )
     return found
+
+
+def _last(kept: Iterable[Kept]) -> list[Kept]:
+    found: dict[Place, Kept] = {}
+    for one in kept:
+        if one.place not in found or not _not_asked(one):
+            found[one.place] = one
+    return list(found.values())
 
 
 def one_each(kept: Iterable[Kept]) -> list[Kept]:
@@ -67,10 +77,9 @@ def one_each(kept: Iterable[Kept]) -> list[Kept]:
             found[one.place] = one
         elif parts := _differing(other.measurement, one.measurement):
             name, revision, settings, case = one.place
-            where = f"{other.file} and {one.file}" if other.file != one.file else f"{one.file}, twice,"
             raise GeometryBenchError(
-                f"{where} hold different measurements of {case} on {name} at {revision} ({settings}): they differ in "
-                f"{', '.join(parts)}; leave one of them out."
+                f"{other.file} and {one.file} hold different measurements of {case} on {name} at {revision} ({settings}): "
+                f"they differ in {', '.join(parts)}; leave one of them out."
             )
     return list(found.values())
 
