@@ -20,6 +20,7 @@ from geometry_bench.geometry.frozen import transfer
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.records.estimates import Estimate, Packed, Sample
 from geometry_bench.records.judgement import BaselineVerdict
+from geometry_bench.report.comparison_text import plain
 from geometry_bench.resources import data_root
 from geometry_bench.subjects.load import load
 from geometry_bench.subjects.spec import SubjectSpec, resolve
@@ -138,6 +139,17 @@ def test_two_models_are_compared_at_once(shell: Shell, tmp_path: Path) -> None:
     )
     assert (code, (tmp_path / "r.md").read_text().startswith("**MOVED: ")) == (1, True)
     assert shell("compare", tmp_path / "nowhere", PARENT)[0] == 2
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_on_a_terminal_a_comparison_fits_its_width(width: int) -> None:
+    stored = data_root() / "baselines" / "measured"
+    child, parent = (gb.load(stored / f"zoo__llama-d80__{name}") for name in ("aligned-harmful", "aligned"))
+    judged = gb.compare(child, parent).judgements
+    told = plain(judged, "its parent", width=width)
+    assert max(map(len, told.splitlines())) <= width
+    assert all(one.measurement.claim in told for one in judged if one.baseline.verdict is BaselineVerdict.MOVED)
+    assert "|" not in told and told.count("`") == 0
 
 
 def test_what_the_parents_direction_does_on_the_child(baselines: Path, shell: Shell, tmp_path: Path) -> None:

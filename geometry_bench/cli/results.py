@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -141,7 +142,8 @@ def compare(
     """
     from geometry_bench import api
     from geometry_bench.options import OPTIONS
-    from geometry_bench.report.comparison import comparisons, markdown
+    from geometry_bench.report.comparison import comparisons
+    from geometry_bench.report.comparison_text import markdown, plain
     from geometry_bench.report.outcomes import comparison_code, warnings_of
     from geometry_bench.storage import write_atomically
 
@@ -150,18 +152,15 @@ def compare(
     wanted = tuple(claim or ())
     results = api.compare(api.opened(new, wanted, old), api.opened(old, wanted, old), margins=margins)
     judged = results.judgements
-    for one in comparisons(judged, worth):
-        typer.echo(one.answer)
-        for line in one.findings:
-            typer.echo(line)
-    if verbose:
-        typer.echo(f"\n{results.table()}")
-    text = markdown(judged, old, worth)
     if report is None:
-        typer.echo(f"\n{text}")
+        typer.echo(plain(judged, old, worth, shutil.get_terminal_size().columns))
     else:
-        write_atomically(report, text)
+        write_atomically(report, markdown(judged, old, worth))
+        for one in comparisons(judged, worth):
+            typer.echo("\n".join([one.answer, *one.findings]))
         typer.echo(f"written: {report}")
+    if verbose:
+        typer.echo(f"{results.table()}\n")
     for line in warnings_of(judged):
         typer.echo(f"warning: {line}")
     raise typer.Exit(comparison_code(judged, worth))

@@ -1,4 +1,4 @@
-"""A comparison in words: first the answer, then what moved, how far and in which blocks, and what to run to see more."""
+"""A comparison of a subject with its baseline: the answer, what it likely means, and how far each case moved."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from tabulate import tabulate
-
-from geometry_bench.records.baselines import short_revision
 from geometry_bench.records.estimates import Curve
-from geometry_bench.records.facts import ModelFacts, PairFacts, TrajectoryFacts
-from geometry_bench.records.judgement import NOT_COMPARED, RULER, BaselineVerdict, ClaimVerdict, Judgement, Reason
+from geometry_bench.records.facts import PairFacts, TrajectoryFacts
+from geometry_bench.records.judgement import NOT_COMPARED, RULER, BaselineVerdict, ClaimVerdict, Judgement
 from geometry_bench.report.outcomes import CLEAN, FAILED, NOT_ANSWERED, Undecided, comparison_code
 from geometry_bench.report.summary import value_text
 
@@ -116,40 +113,6 @@ def comparisons(judged: Iterable[Judgement], undecided: Undecided = "fail") -> l
     return [Comparison(tuple(group), undecided, tuple(derived.get(id, ()))) for id, group in by_subject.items()]
 
 
-def markdown(judged: Iterable[Judgement], against: str, undecided: Undecided = "fail") -> str:
-    """The comparisons as markdown, for a pull request; ``against`` names what was compared with."""
-    return "\n\n".join(_section(one, against) for one in comparisons(judged, undecided)) + "\n"
-
-
-def _section(found: Comparison, against: str) -> str:
-    facts = found.judged[0].measurement.subject
-    dtype = f", {facts.dtype}" if isinstance(facts, ModelFacts) else ""
-    parts = [
-        f"**{found.answer}**",
-        f"`{found.subject}` at `{short_revision(facts.revision)}`{dtype}, against `{against}`.",
-        *(f"- {line}" for line in found.findings),
-        _table("Moved", found.of(BaselineVerdict.MOVED)),
-        _rulers(found.judged),
-        _table("Too few prompts to tell", found.of(BaselineVerdict.UNDECIDED), most=12),
-        _table("The same", [one for one in found.of(BaselineVerdict.SAME) if one.decides]),
-        _derived(found.derived),
-        _reasons("Not compared", found.not_compared),
-        "To see all values: run it again with `-v`. What the words mean: `geometry-bench docs guard-a-fine-tune`.",
-    ]
-    return "\n\n".join(part for part in parts if part)
-
-
-def _table(title: str, judged: Sequence[Judgement], most: int = 40) -> str:
-    if not judged:
-        return ""
-    rows = [(f"`{one.measurement.key}`", *map(_cell, how_far(one))) for one in judged[:most]]
-    table = tabulate(
-        rows, ("case", "how far", "matters from", "old → new", "blocks, or first tokens"), "pipe", disable_numparse=True
-    )
-    more = f"\n\nand {len(judged) - most} more" if len(judged) > most else ""
-    return f"### {title}\n\n{table}{more}"
-
-
 def how_far(judged: Judgement) -> tuple[str, str, str, str]:
     """How far a case moved, from where on that matters, old and new value, and δ at each block that was read."""
     answer, compared = judged.baseline, judged.compared
@@ -174,40 +137,6 @@ def _blocks(curves: Mapping[str, Curve]) -> str:
     return " ".join(f"{x:.0f}: {'–' if y is None else f'{y:.2f}'}" for x, y in zip(curve.x, curve.y, strict=True))
 
 
-def _reasons(title: str, judged: Sequence[Judgement]) -> str:
-    """Reasons with the number of cases that each is about."""
-    counts: dict[str, list[str]] = {}
-    for one in judged:
-        alike = one.baseline.reason is Reason.NONE_STORED
-        sentence = one.baseline.sentence if not alike or one.decides else "the baseline has no such case"
-        counts.setdefault(f"{one.baseline.verdict}: {sentence}", []).append(one.measurement.key)
-    if not counts:
-        return ""
-    lines = [
-        f"- {reason} (`{keys[0]}`{f' and {len(keys) - 1} more' if len(keys) > 1 else ''})"
-        for reason, keys in counts.items()
-    ]
-    return "\n".join([f"### {title}", "", *lines])
-
-
-def _derived(judged: Sequence[Judgement]) -> str:
-    """What claims about the subject and its parent say, where they have a value."""
-    rows = [
-        (
-            f"`{one.measurement.key}`",
-            value_text(one.measurement.estimate),
-            str(one.claim.verdict),
-            _cell(one.claim.sentence),
-        )
-        for one in judged
-        if one.measurement.estimate is not None
-    ]
-    if not rows:
-        return ""
-    table = tabulate(rows, ("case", "value", "verdict", "why"), "pipe", disable_numparse=True)
-    return f"### Child and parent together\n\n{table}"
-
-
 def rulers(judged: Sequence[Judgement]) -> dict[str, dict[str, float]]:
     """How far the parent's own copies lie from it, by case and copy, as a scale for δ."""
     found = {
@@ -219,17 +148,3 @@ def rulers(judged: Sequence[Judgement]) -> dict[str, dict[str, float]]:
         for one in judged
     }
     return {key: copies for key, copies in found.items() if copies}
-
-
-def _rulers(judged: Sequence[Judgement]) -> str:
-    measured = rulers(judged)
-    if not measured:
-        return ""
-    copies = list(next(iter(measured.values())))
-    rows = [(f"`{key}`", *(f"{value:.3f}" for value in values.values())) for key, values in measured.items()]
-    table = tabulate(rows, ("δ of the parent's own copies", *copies), "pipe", disable_numparse=True)
-    return f"### A ruler\n\n{table}"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

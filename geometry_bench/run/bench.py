@@ -15,7 +15,7 @@ from geometry_bench.records.baselines import BaselineStore, Found, check_update,
 from geometry_bench.records.files import ResultsFile
 from geometry_bench.records.judgement import Judgement
 from geometry_bench.records.measurement import Baseline, Measurement
-from geometry_bench.report.comparison import markdown
+from geometry_bench.report.comparison_text import markdown
 from geometry_bench.report.outcomes import Asked, Outcome, Undecided, exit_code, outcome_of
 from geometry_bench.run.execute import Session
 from geometry_bench.run.pinning import Pinned
