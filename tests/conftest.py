@@ -123,6 +123,7 @@ def bench(pytester: pytest.Pytester, pack: Path, monkeypatch: pytest.MonkeyPatch
     # Where these are set, pytest repeats each message untruncated in its last lines; tests count messages.
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.delenv("BUILD_NUMBER", raising=False)
+    monkeypatch.setenv("COLUMNS", "300")  # few lines are wrapped
 
     # pytester forgets modules that the inner run imports; heavy ones cannot be imported twice, or take seconds.
     import hypothesis.internal.detection

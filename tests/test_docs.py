@@ -51,6 +51,7 @@ RUN_ELSEWHERE = "guard-a-fine-tune.md"
 """Run as printed, in order, by test_guard_page."""
 STAND_INS = {
     "ORG/NAME": "zoo/llama-d64/aligned",
+    "ORG/MODEL": "zoo/llama-d64/aligned",
     "ORG/PARENT": "zoo/llama-d80/aligned",
     "ORG/A": "zoo/llama-d64/aligned",
     "ORG/B": "zoo/llama-d80/aligned",
@@ -66,14 +67,26 @@ STAND_INS = {
     "small.toml": "zoo/groups/aligned",
     "source_wording.toml": "my_pack.toml",
     "prompt-safety-dataset-unsafe": "other.csv:question",
-    "prompt-safety-dataset-safe": "mine.csv:question",
+    "prompt-safety-dataset-safe": "mine.jsonl:question",
     "advbench": "other.csv:question",
     "alpaca": "plain.csv:question",
+    "gsm8k": "sums.yaml",
+    "mmlu": "sums.yaml",
     "PATH": "zoo/llama-d64/aligned",
 }
 """What a reader would name, and the small thing that is there in its place."""
 WORDS = {"mine": "zoo/llama-d80", "results": "results"}
 BASELINE = "baselines/measured/zoo__llama-d64__aligned"
+SUMS = """
+task: sums
+dataset_path: json
+dataset_kwargs: {data_files: {test: sums.jsonl}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: "{{answer}}"
+metric_list: [{metric: exact_match}]
+"""
 
 
 def fences(page: Path) -> Iterator[tuple[str, str]]:
@@ -114,6 +127,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, pack: Path) -> Path:
         (place / name).symlink_to(target)
     rows = (f"Why {i}?,Why {i}?,{'un' * (i % 2)}safe,a,en\n" for i in range(1200))
     (place / "mine.csv").write_text("question,prompt,label,subject,language\n" + "".join(rows))
+    (place / "mine.jsonl").write_text("".join(f'{{"question": "Why {i} at all?"}}\n' for i in range(1200)))
+    (place / "sums.jsonl").write_text("".join(f'{{"question": "{n} + 1 =", "answer": "{n + 1}"}}\n' for n in range(9)))
+    (place / "sums.yaml").write_text(SUMS)
     for name in ("other", "plain"):
         (place / f"{name}.csv").write_text("question\n" + "".join(f"Is {i} {name}?\n" for i in range(1200)))
     (place / "my_claims.py").write_text(
@@ -130,7 +146,8 @@ def elsewhere(workplace: Path, tmp_path_factory: pytest.TempPathFactory, monkeyp
     """In that folder, with one cache for all."""
     monkeypatch.setenv("GEOMETRY_BENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache-of-the-docs"))
     monkeypatch.chdir(workplace)
-    monkeypatch.setenv("MPLBACKEND", "Agg")
+    for key in ("OPENAI_API_KEY", "MY_KEY"):
+        monkeypatch.setenv(key, "a-key")
     return workplace
 
 

@@ -150,7 +150,7 @@ def test_header_summary_junit_and_records(bench: Bench, tiny: Path, tmp_path: Pa
             r"at a glance: 2 cases on 1 subject",
             r"  MOVED +– nothing was compared with a baseline",
             r"tiny \(sha256:\w{12}, 2 blocks × 16, float32, cpu, sdpa\)",
-            r"claim +value +null +verdict",
+            r"claim +value +null +baseline +verdict",
             rf"compassion.tightest_pair +{re.escape(shown)}.*",
             r"warning: NO_BASELINE: compassion.secular_divergence on tiny: no baseline is stored for this revision.*",
             r"records: .*records.jsonl",

@@ -12,8 +12,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.stats import binomtest
-
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.storage import digest_lines
 
@@ -82,5 +80,7 @@ def rate(hits: Iterable[bool]) -> Rate:
     counted = [bool(hit) for hit in hits]
     if not counted:
         raise GeometryBenchError("A rate over no answers has no value: give at least one.")
+    from scipy.stats import binomtest  # slow to import, and the plugin reads judges' facts in every pytest run
+
     interval = binomtest(sum(counted), len(counted)).proportion_ci(method="wilson")
     return Rate(sum(counted) / len(counted), len(counted), float(interval.low), float(interval.high))

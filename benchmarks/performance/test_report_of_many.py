@@ -1,8 +1,8 @@
 """How long the report of many subjects takes, and its board in a browser.
 
-``pytest benchmarks/performance/test_site.py`` builds the site of 500 made-up models on which every claim about a model has a
-value, a null and a profile, writes it, and opens its board. Limits are of processor time, which other programs do not
-lengthen.
+``pytest benchmarks/performance/test_report_of_many.py`` builds the site of 500 made-up models on which every claim about a
+model has a value, a null and a profile, writes it, and opens its board. Limits are of processor time, which other programs
+do not lengthen.
 """
 
 from __future__ import annotations
