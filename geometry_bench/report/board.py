@@ -252,7 +252,7 @@ HEADLINE: Mapping[tuple[str, str], str] = {
     ("compassion.cross_tradition_cosine", "chenrezig-tara"): "Chenrezig ↔ Tara",
     ("compassion.secular_divergence", ""): "secular ↔ traditions",
     ("compassion.tightest_pair", ""): "closest traditions",
-    ("magnitude.variance_inversion", ""): "variance, harmful : safe",
+    ("magnitude.variance_inversion", ""): "variance, safe : harmful",
     ("magnitude.parallel_means", "raw"): "mean harmful ↔ mean safe",
     ("detection.early", "projection-plain"): "early detection, AUROC",
     ("activations.mso_above_random", "useful-harmful"): "subspace overlap, useful ↔ harmful",
