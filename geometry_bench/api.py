@@ -318,8 +318,7 @@ def load(path: str | Path) -> Results:
     Raises:
         GeometryBenchError: there are none, or a file is damaged.
     """
-    found = [one.measurement for one in read_kept(Path(path))]
-    latest = {(one.key, one.subject.id, one.subject.revision, one.subject.settings): one for one in found}
+    latest = {one.place: one.measurement for one in read_kept(Path(path))}
     return Results(tuple(latest.values()))
 
 

@@ -16,7 +16,7 @@ from geometry_bench.claims.requests import SEED, Labelled
 from geometry_bench.geometry.clusters import split_halves
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.rates import change_interval
-from geometry_bench.geometry.resampling import jackknife_interval
+from geometry_bench.geometry.resampling import jackknife_interval, means_without_each
 from geometry_bench.labs.answering import asked_abilities, hits, nats_per_token, refused
 from geometry_bench.labs.memo import remembered
 from geometry_bench.labs.model import Lab
@@ -122,9 +122,7 @@ def cost(lab: Lab, place: int, change: Intervention, random: Sequence[Interventi
     before, after = plain_hits(lab, place), hits(lab, question, [change], label="under the direction")
     others = [hits(lab, question, [one], label=f"random direction {number + 1}") for number, one in enumerate(random)]
     lost = np.rint(before).astype(np.int64) - np.rint(after).astype(np.int64)
-    names = list(dict.fromkeys(question.topics))
-    topics = np.array(question.topics)
-    left_out = np.array([lost[topics != name].mean() for name in names])
+    _, left_out = means_without_each(lost, question.topics)
     interval = change_interval(lost, topics=jackknife_interval(float(lost.mean()), left_out))
     share = rate(np.rint(before).astype(bool))
     return {
@@ -183,9 +181,7 @@ def effect(
     few[1.0] = np.mean(chance)
     change = sign * (found[1.0].astype(np.int64) - before)
     value = float(change.mean())
-    topics = np.array([both.topics[row] for row in rows])
-    names = list(dict.fromkeys(topics.tolist()))
-    left_out = np.array([change[topics != name].mean() for name in names])
+    names, left_out = means_without_each(change, [both.topics[row] for row in rows])
     rates = {0.0: rate(before)} | {strength: rate(flags) for strength, flags in found.items()}
     x = list(rates)
     nats = {strength: nats_per_token(lab, NEUTRAL, [intervene(direction, strength)]) for strength in found}

@@ -35,6 +35,12 @@ def jackknife_error(leave_one_out: Array, strata: Array | None = None) -> float:
     return float(np.sqrt(sum((len(part) - 1) / len(part) * ((part - part.mean()) ** 2).sum() for part in parts)))
 
 
+def means_without_each(values: Array, groups: Sequence[str]) -> tuple[list[str], Array]:
+    """Names of the groups (groups,) in order of first appearance, and the mean of the values (n,) without each of them."""
+    names, of = list(dict.fromkeys(groups)), np.array(groups)
+    return names, np.array([values[of != name].mean() for name in names])
+
+
 def jackknife_interval(
     value: float,
     leave_one_out: Array,

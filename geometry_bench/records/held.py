@@ -28,7 +28,7 @@ class Held:
         """One baseline a subject and settings."""
         by_subject: dict[tuple[str, str, str], list[Measurement]] = {}
         for one in measurements:
-            by_subject.setdefault((one.subject.id, one.subject.revision, one.subject.settings), []).append(one)
+            by_subject.setdefault(one.whose, []).append(one)
         return cls(
             tuple(
                 HeldBaseline(Baseline.of(group, f"compared with {id}"), f"of {id}")

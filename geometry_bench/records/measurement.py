@@ -87,6 +87,11 @@ class Measurement(Frozen):
         return case_key(self.claim, self.case)
 
     @property
+    def whose(self) -> tuple[str, str, str]:
+        """Id, revision and settings of the subject: measurements that share them stand side by side."""
+        return self.subject.id, self.subject.revision, self.subject.settings
+
+    @property
     def estimate(self) -> Estimate | None:
         """The variant on which verdicts are taken: corrected where there is one."""
         return main_estimate(self.estimates)

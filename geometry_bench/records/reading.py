@@ -26,8 +26,7 @@ class Kept:
     @property
     def place(self) -> Place:
         """What it is a value of."""
-        subject = self.measurement.subject
-        return subject.id, subject.revision, subject.settings, self.measurement.key
+        return *self.measurement.whose, self.measurement.key
 
 
 def read_kept(place: Path) -> list[Kept]:

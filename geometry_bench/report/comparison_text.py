@@ -13,6 +13,7 @@ from geometry_bench.records.facts import ModelFacts
 from geometry_bench.records.judgement import BaselineVerdict, Judgement, Reason
 from geometry_bench.records.measurement import case_key
 from geometry_bench.report.comparison import Comparison, comparisons, how_far, rulers
+from geometry_bench.report.formats.markdown import cell_of
 from geometry_bench.report.narrow import Line, grouped
 from geometry_bench.report.outcomes import Undecided
 from geometry_bench.report.summary import value_text
@@ -128,10 +129,6 @@ def _rulers(judged: Sequence[Judgement], style: _Style) -> str:
 # Styles
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
 def _piped(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return tabulate(rows, headers, "pipe", disable_numparse=True)
 
@@ -143,7 +140,7 @@ _MARKDOWN = _Style(
     prose=str,
     bullet=lambda text: f"- {text}",
     cases=lambda headers, lines: _piped(
-        headers, [(f"`{case_key(one.claim, one.case)}`", *map(_cell, (*one.cells, one.remark))) for one in lines]
+        headers, [(f"`{case_key(one.claim, one.case)}`", *map(cell_of, (*one.cells, one.remark))) for one in lines]
     ),
     table=_piped,
 )

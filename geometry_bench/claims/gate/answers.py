@@ -15,7 +15,7 @@ from geometry_bench.claims.requests import WRAPPED, Labelled
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.openings import LEAST_MARGIN, likeliest, log_odds, mean_shares
 from geometry_bench.geometry.openings import openings as openings_of
-from geometry_bench.geometry.resampling import jackknife_interval
+from geometry_bench.geometry.resampling import jackknife_interval, means_without_each
 from geometry_bench.labs.answering import refused as refused_by
 from geometry_bench.labs.memo import remembered
 from geometry_bench.labs.model import Lab
@@ -128,9 +128,7 @@ def jailbreak_success(lab: Lab, case: Case) -> Estimates:
         return ~refused_by(lab, prompts, NEW_TOKENS, label=f"answers to {name}")
 
     flags = answered(JAILBREAK)
-    topics = np.array(requests.topics)
-    names = list(dict.fromkeys(topics.tolist()))
-    left_out = np.array([flags[topics != name].mean() for name in names])
+    names, left_out = means_without_each(flags, requests.topics)
     value = float(flags.mean())
     estimate = Estimate.of(
         value,

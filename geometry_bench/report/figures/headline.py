@@ -96,8 +96,7 @@ def headline_rows(judged: Sequence[Judgement]) -> list[Row]:
     found: dict[tuple[str, ...], dict[str, Judgement]] = {}
     for one in judged:
         if one.measurement.claim in (X, Y) and isinstance(one.measurement.subject, ModelFacts):
-            subject = one.measurement.subject
-            found.setdefault((subject.id, subject.revision, subject.settings), {})[one.measurement.claim] = one
+            found.setdefault(one.measurement.whose, {})[one.measurement.claim] = one
     measured = [row for both in found.values() if len(both) == 2 for row in _measured(both[X], both[Y])]
     courses = [course for course in (*_published(), *measured) if course.points]
     named = [course for course in courses if course.is_named]

@@ -9,7 +9,7 @@ from geometry_bench.records.facts import GroupFacts
 from geometry_bench.records.judgement import Judgement
 from geometry_bench.records.measurement import case_key
 from geometry_bench.report.board import KINDS, Kind, is_readable, kind_of, published_rows
-from geometry_bench.report.site.contents import Contents, subject_of
+from geometry_bench.report.site.contents import Contents
 from geometry_bench.report.site.page import Page, drawings
 from geometry_bench.report.site.places import CLAIMS, anchor, claim_page, measurement_place, reported_place
 from geometry_bench.report.site.shown import interval, marks, null_text, number, tally, value_text
@@ -78,5 +78,5 @@ def _line(kind: Kind, one: Judgement) -> Line:
         "readable": is_readable(one),
         "revision": facts.revision,
         "settings": facts.settings,
-        "place": measurement_place(subject_of(one), measured.key),
+        "place": measurement_place(measured.whose, measured.key),
     }

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from geometry_bench.records.judgement import BaselineVerdict, Judgement
 from geometry_bench.report.comparison import Comparison, how_far, rulers
-from geometry_bench.report.site.contents import Compared, Contents, Subject, subject_of
+from geometry_bench.report.site.contents import Compared, Contents, Subject
 from geometry_bench.report.site.page import Page, drawings
 from geometry_bench.report.site.places import COMPARISONS, comparison_page, measurement_place, subject_page
 from geometry_bench.report.site.shown import marks, value_text
@@ -21,7 +21,7 @@ def pages(contents: Contents) -> Iterator[Page]:
 
 
 def _subject(one: Compared) -> Subject:
-    return subject_of(one.comparison.judged[0])
+    return one.comparison.judged[0].measurement.whose
 
 
 def _page_of(one: Compared) -> str:
@@ -68,7 +68,7 @@ def _lines(judged: Sequence[Judgement]) -> list[dict[str, object]]:
 
 
 def _place(one: Judgement) -> str:
-    return measurement_place(subject_of(one), one.measurement.key)
+    return measurement_place(one.measurement.whose, one.measurement.key)
 
 
 def _reasons(comparison: Comparison) -> list[tuple[str, list[str]]]:

@@ -42,7 +42,7 @@ class Contents:
         """The judgements of each subject, by name."""
         found: dict[Subject, list[Judgement]] = {}
         for one in self.judged:
-            found.setdefault(subject_of(one), []).append(one)
+            found.setdefault(one.measurement.whose, []).append(one)
         order = {claim: place for place, claim in enumerate(self.claims)}
         for group in found.values():
             group.sort(key=lambda one: order[one.measurement.claim])
@@ -113,9 +113,3 @@ def _compared(judged: Sequence[Judgement], claims: Mapping[str, Claim]) -> Itera
         held = judge_run(child, Held.holding(parent), claims)
         (comparison,) = comparisons([*held, *derived])
         yield Compared(comparison, facts.parent)
-
-
-def subject_of(one: Judgement) -> Subject:
-    """Id, revision and settings of what was measured."""
-    facts = one.measurement.subject
-    return facts.id, facts.revision, facts.settings
