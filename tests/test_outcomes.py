@@ -20,9 +20,9 @@ from geometry_bench.records.judgement import (
     Reason,
 )
 from geometry_bench.records.measurement import Absence, Missing
-from geometry_bench.report.colour import painted
 from geometry_bench.report.outcomes import Asked, comparison_code, exit_code, outcome_of, properties, warnings_of
 from geometry_bench.report.summary import summary_tables
+from geometry_bench.report.terminal import painted
 
 COMPARING = Asked(comparing=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -145,6 +144,7 @@ def compare(
     from geometry_bench.report.comparison import comparisons
     from geometry_bench.report.comparison_text import markdown, plain
     from geometry_bench.report.outcomes import comparison_code, warnings_of
+    from geometry_bench.report.terminal import columns
     from geometry_bench.storage import write_atomically
 
     parse = {option.flag: option.parsed for option in OPTIONS}
@@ -153,7 +153,7 @@ def compare(
     results = api.compare(api.opened(new, wanted, old), api.opened(old, wanted, old), margins=margins)
     judged = results.judgements
     if report is None:
-        typer.echo(plain(judged, old, worth, shutil.get_terminal_size().columns))
+        typer.echo(plain(judged, old, worth, columns()))
     else:
         write_atomically(report, markdown(judged, old, worth))
         for one in comparisons(judged, worth):

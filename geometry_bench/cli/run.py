@@ -29,11 +29,11 @@ def measure(claim: Sequence[str], verbose: bool, junitxml: Path | None, values: 
     from dataclasses import replace
 
     from geometry_bench.asked import output_of, request_of
-    from geometry_bench.report.colour import is_wanted, painted
     from geometry_bench.report.junit import junit
     from geometry_bench.report.outcomes import NOT_ANSWERED
+    from geometry_bench.report.terminal import folded, is_wanted, painted
     from geometry_bench.run.bench import Bench
-    from geometry_bench.run.describe import closing, folded, opening
+    from geometry_bench.run.describe import closing, opening
     from geometry_bench.run.request import chosen_claims
     from geometry_bench.storage import write_atomically
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import textwrap
 from collections.abc import Collection, Sequence
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from tabulate import tabulate
 
-from geometry_bench.report.colour import is_wanted, painted
+from geometry_bench.report.terminal import columns, is_wanted, painted
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -37,7 +36,7 @@ def print_table(
         typer.echo(json.dumps([dict(zip(headers, row, strict=True)) for row in rows], indent=1, ensure_ascii=False))
         return
     texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
-    table = _fitted(headers, texts, wraps, style, shutil.get_terminal_size().columns) if texts else ""
+    table = _fitted(headers, texts, wraps, style, columns()) if texts else ""
     whole = "\n".join(part for part in (above, table, below) if part)
     typer.echo(painted(whole) if is_wanted() else whole)  # which takes colours out where there is no terminal
 
@@ -45,8 +44,9 @@ def print_table(
 def _fitted(
     headers: Sequence[str], texts: Sequence[Sequence[str]], wraps: Collection[str], style: str, width: int
 ) -> str:
-    columns = zip(headers, *texts, strict=True)
-    widths = [max(len(line) for cell in column for line in cell.split("\n")) for column in columns]
+    widths = [
+        max(len(line) for cell in column for line in cell.split("\n")) for column in zip(headers, *texts, strict=True)
+    ]
     taken = sum(size for header, size in zip(headers, widths, strict=True) if header not in wraps)
     gap = 3 if style == "grid" else 2
     share = (width - taken - gap * len(headers) - 1) // max(1, len(wraps))

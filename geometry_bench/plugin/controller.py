@@ -188,7 +188,7 @@ class Controller:
         """The table, the warnings, the files written, after all that pytest itself has to say."""
         yield
         if self.judged:
-            from geometry_bench.report.colour import painted
+            from geometry_bench.report.terminal import painted
             from geometry_bench.run.describe import closing
 
             terminalreporter.section("geometric claims")
@@ -200,7 +200,8 @@ class Controller:
         """The effective settings, once it is known that benchmarks will run."""
         if BENCH not in self.config.stash or self.has_opened:
             return []
-        from geometry_bench.run.describe import folded, opening
+        from geometry_bench.report.terminal import folded
+        from geometry_bench.run.describe import opening
 
         self.has_opened = True
         return [line for one in opening(bench_of(self.config)) for line in folded(f"geometry-bench: {one}")]

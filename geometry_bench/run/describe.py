@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
-import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,10 +15,9 @@ from geometry_bench.report.comparison import comparisons
 from geometry_bench.report.glance import glance
 from geometry_bench.report.outcomes import warnings_of
 from geometry_bench.report.summary import notes_of, summary_tables
+from geometry_bench.report.terminal import columns, folded
 from geometry_bench.run.bench import Bench
 from geometry_bench.run.targets import ModelTarget, Prompts
-
-LEAST_COLUMNS = 40
 
 
 def opening(bench: Bench) -> Iterator[str]:
@@ -109,17 +104,3 @@ def closing(bench: Bench, judged: Sequence[Judgement], written: Sequence[Path] |
         yield f"report: {bench.output.report}"
     if bench.results is not None:
         yield f"records: {bench.results.path}"
-
-
-def columns() -> int:
-    """Width of the terminal; 80 where there is none, or one that is too narrow to be true."""
-    width = shutil.get_terminal_size().columns
-    return width if width >= LEAST_COLUMNS else 80
-
-
-def folded(text: str) -> list[str]:
-    """Prose in lines that fit the terminal, broken between words; as it is where nobody watches one."""
-    watched = os.environ.get("COLUMNS") or (sys.__stdout__ is not None and sys.__stdout__.isatty())
-    if not watched:
-        return [text]
-    return textwrap.wrap(text, columns(), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
