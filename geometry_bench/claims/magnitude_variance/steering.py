@@ -64,11 +64,13 @@ def _chosen(lab: Lab, case: Case, *, harmful: bool, sign: Sign) -> tuple[int, di
     Of blocks that do the same, the one whose direction costs the fewest nats.
     """
     rows, before = halves(lab).rows(harmful=harmful, fitted=True), plain_refusals(lab, harmful, True)
+    blocks = dict.fromkeys(block_at(depth, lab.layers) for depth in SWEPT)
+    changes = {block: _intervene(case, block)(directions(lab, LAST).apart[block], 1.0) for block in blocks}
     effects: dict[float, float] = {}
-    order: dict[int, tuple[float, float]] = {}
-    for block in dict.fromkeys(block_at(depth, lab.layers) for depth in SWEPT):
-        change = _intervene(case, block)(directions(lab, LAST).apart[block], 1.0)
+    for block, change in changes.items():
         flags = refusals(lab, rows, change, label=f"{case.key}, choosing block {block}")
         effects[block] = sign * float(np.mean(flags) - np.mean(before))
-        order[block] = (effects[block], -nats_per_token(lab, NEUTRAL, [change]))
-    return max(order, key=lambda block: order[block]), effects
+    best = [block for block in changes if effects[block] == max(effects.values())]
+    if len(best) > 1:
+        best.sort(key=lambda block: nats_per_token(lab, NEUTRAL, [changes[block]]))
+    return best[0], effects
