@@ -6,7 +6,7 @@ Every claim, on the zoo's aligned members and on the real models whose baselines
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tabulate import tabulate
@@ -28,8 +28,8 @@ What was found on the zoo's aligned members and on real models, claim by claim, 
 its interval and null.
 
 Values are `value ± error`, then H (holds), F (fails), i (cannot be told), as [read-a-verdict.md](read-a-verdict.md)
-explains. A claim that fails is a finding. The zoo's models are tiny and read in their own language; nothing here says what a
-model of another size does.
+explains; – does not apply there. A claim that fails is a finding. The zoo's models are tiny and read in their own language;
+nothing here says what a model of another size does.
 """
 LETTERS = {ClaimVerdict.HOLDS: "H", ClaimVerdict.FAILS: "F", ClaimVerdict.INCONCLUSIVE: "i"}
 WORDS = {
@@ -64,7 +64,33 @@ def page(judged: Iterable[Judgement]) -> str:
     for claim in CLAIMS.values():
         if claim.id in by_claim:
             sections.setdefault(claim.source.citation, []).append(_section(claim, by_claim[claim.id]))
-    return "\n".join([HEAD, *(f"## {source}\n\n" + "\n".join(parts) for source, parts in sections.items())])
+    parts = (f"## {source}\n\n" + "\n".join(parts) for source, parts in sections.items())
+    return "\n".join([HEAD, _glance(by_claim), *parts])
+
+
+def _kind(one: Judgement) -> str:
+    facts = one.measurement.subject
+    if not isinstance(facts, ModelFacts):
+        return "pairs, groups, families, panels"
+    return facts.id if facts.family is None else "the zoo's aligned members"
+
+
+def _glance(by_claim: Mapping[str, Sequence[Judgement]]) -> str:
+    """How often each claim holds, fails and cannot be told, by kind of subject."""
+    everything = [one for judged in by_claim.values() for one in judged]
+    kinds = sorted({_kind(one) for one in everything}, key=lambda kind: ("/" not in kind, kind))
+    counts = Counter((one.measurement.claim, _kind(one), LETTERS.get(one.claim.verdict, "–")) for one in everything)
+
+    def cell(claim: str, kind: str) -> str:
+        found = ((letter, counts[claim, kind, letter]) for letter in (*LETTERS.values(), "–"))
+        return ", ".join(f"{count} {letter}" for letter, count in found if count)
+
+    rows = [
+        [f"[{claim}](#{claim.replace('.', '')})", *(cell(claim, kind) for kind in kinds)]
+        for claim in CLAIMS
+        if claim in by_claim
+    ]
+    return f"## At a glance\n\n{tabulate(rows, ['claim', *kinds], 'pipe', disable_numparse=True)}\n"
 
 
 def _section(claim: Claim, judged: Sequence[Judgement]) -> str:
@@ -95,10 +121,12 @@ def _cell(one: Judgement) -> str:
 
 
 def _source(claim: Claim) -> str:
-    values = [cell.value for row in published_rows(claim) for cell in row.cells.values()]
+    rows = published_rows(claim)
+    values = [cell.value for row in rows for cell in row.cells.values()]
     if not values:
         return ""
-    return f"The source reports {min(values):+.2f} to {max(values):+.2f} over {len(published_rows(claim))} subjects. "
+    ends = dict.fromkeys(f"{end:+.2f}" for end in (min(values), max(values)))
+    return f"The source reports {' to '.join(ends)} on {'one subject' if len(rows) == 1 else f'{len(rows)} subjects'}. "
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from geometry_bench.records.judgement import (
     PublishedVerdict,
     Reason,
 )
-from geometry_bench.records.measurement import Absence, Baseline, BaselineCase, Measurement
+from geometry_bench.records.measurement import Baseline, BaselineCase, Measurement, was_asked
 from geometry_bench.records.noise import noise_floor
 
 FAMILY_WISE_ERROR = 0.01
@@ -323,7 +323,7 @@ def _change(one: Measurement, claim: Claim, baselines: Baselines | None, margins
         return Moved(
             Answer(BaselineVerdict.NO_BASELINE, Reason.NONE_STORED, {"sentence": _absent(one, baselines, found)})
         )
-    if Absence.NOT_ASKED in (getattr(one.missing, "reason", None), getattr(stored.missing, "reason", None)):
+    if not (was_asked(one.missing) and was_asked(stored.missing)):
         return Moved(Answer(BaselineVerdict.NO_BASELINE, Reason.NONE_STORED, {"sentence": "it was not asked for"}))
     refused = _incomparable(one, claim, stored, found.baseline)
     if refused is not None:

@@ -29,7 +29,7 @@ from geometry_bench.records.baselines import (
 )
 from geometry_bench.records.estimates import Curve, Estimate, Null, Packed
 from geometry_bench.records.files import ResultsFile
-from geometry_bench.records.measurement import SCHEMA, Baseline, Measurement
+from geometry_bench.records.measurement import SCHEMA, Absence, Baseline, Measurement, Missing
 from geometry_bench.storage import write_atomically
 
 NUMBERS = st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False))
@@ -215,6 +215,19 @@ FIRST = (0.5, "first measurement")
 )
 def test_each_mode_does_its_own(kept: Kept, modes: str, cases: dict[str, Any]) -> None:
     assert kept.update(measured("a", value=0.9), measured("c"), modes=modes, reason="second") == cases
+
+
+def test_what_was_not_asked_for_is_not_kept_and_replaces_no_value(kept: Kept) -> None:
+    unasked = Missing(reason=Absence.NOT_ASKED, sentence="it takes long")
+    cases = [measured(case, estimates={}, missing=unasked) for case in ("a", "c")]
+    assert kept.update(*cases, modes="new changed", reason="second") == dict.fromkeys(("a", "b", "gone"), FIRST)
+    # and is dropped where an earlier release kept it
+    path = kept.store.path(SUBJECT)
+    write_baseline(path, Baseline.of([*read_baseline(path).measurements(), cases[1]], FIRST[1]))
+    assert kept.update(measured("a"), modes="new") == dict.fromkeys(("a", "b", "gone"), FIRST)
+    nothing = SUBJECT.model_copy(update={"id": "c/d", "name": "c/d"})
+    alone = [measured(subject=nothing, estimates={}, missing=unasked)]
+    assert not update_baselines(kept.store, alone, ["new"], None, lambda members: KNOWN)
 
 
 def test_writing_that_is_interrupted_says_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.records.arrays import put_back, read_arrays, references, taken_out, write_arrays
 from geometry_bench.records.facts import Facts
-from geometry_bench.records.measurement import Baseline, BaselineCase, Measurement
+from geometry_bench.records.measurement import Baseline, BaselineCase, Measurement, was_asked
 from geometry_bench.records.migration import Data, parse
 from geometry_bench.resources import data_root
 from geometry_bench.storage import write_atomically
@@ -166,15 +166,17 @@ def update_baselines(
 
     Cases without a stored value are added (``new``), cases that differ from it are replaced (``changed``), cases that no
     claim declares any more are dropped (``trim``): ``known`` gives the keys of all declared ones, for a group of some
-    members, so that a partial run trims nothing that it merely did not measure.
+    members, so that a partial run trims nothing that it merely did not measure. What was not asked for is neither kept
+    nor replaces a value.
 
     Raises:
         GeometryBenchError: a file cannot be read or written, or writing was interrupted; it says which files are written.
     """
     by_file: dict[Path, list[Measurement]] = {}
     for one in measurements:
-        if one.subject.kind == "panel" and one.missing is not None:
-            continue  # that a run had too few subjects is nothing to remember
+        too_few = one.subject.kind == "panel" and one.missing is not None
+        if too_few or not was_asked(one.missing):
+            continue  # what another run would tell is nothing to remember
         by_file.setdefault(store.path(one.subject), []).append(one)
     changed: dict[Path, Baseline] = {}
     for path, group in by_file.items():
@@ -199,7 +201,7 @@ def update_baselines(
 def _updated(
     old: Baseline | None, group: Sequence[Measurement], modes: Collection[str], reason: str, known: frozenset[str]
 ) -> Baseline:
-    cases = dict(old.cases) if old else {}
+    cases = {key: case for key, case in (old.cases if old else {}).items() if was_asked(case.missing)}
     if "trim" in modes:
         cases = {key: case for key, case in cases.items() if key in known}
     for one in group:

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from geometry_bench.geometry.equivalence import Change
 from geometry_bench.records.estimates import Curve, Estimate
-from geometry_bench.records.measurement import Absence, Measurement
+from geometry_bench.records.measurement import Measurement, was_asked
 
 
 class ClaimVerdict(StrEnum):
@@ -145,8 +145,7 @@ class Judgement:
     @property
     def was_asked(self) -> bool:
         """Whether the run was asked to measure the case, or only would be with another option."""
-        missing = self.measurement.missing
-        return missing is None or missing.reason is not Absence.NOT_ASKED
+        return was_asked(self.measurement.missing)
 
     @property
     def where(self) -> str:

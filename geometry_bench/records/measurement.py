@@ -47,6 +47,11 @@ class Missing(Frozen):
     numbers: dict[str, float] = Field(default_factory=dict)
 
 
+def was_asked(missing: Missing | None) -> bool:
+    """Whether a run was asked to measure a case, or only would be with another option."""
+    return missing is None or missing.reason is not Absence.NOT_ASKED
+
+
 class NotApplicableError(Exception):
     """Raised by a measurement that cannot be made on this subject."""
 

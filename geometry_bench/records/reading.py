@@ -9,7 +9,7 @@ from pathlib import Path
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.records.baselines import read_baseline
 from geometry_bench.records.files import RECORDS, read_measurements
-from geometry_bench.records.measurement import Absence, Measurement
+from geometry_bench.records.measurement import Measurement, was_asked
 
 Place = tuple[str, str, str, str]
 """Subject, revision, settings and case: what one value stands for."""
@@ -53,7 +53,7 @@ def read_kept(place: Path) -> list[Kept]:
 def _last(kept: Iterable[Kept]) -> list[Kept]:
     found: dict[Place, Kept] = {}
     for one in kept:
-        if one.place not in found or not _not_asked(one):
+        if one.place not in found or was_asked(one.measurement.missing):
             found[one.place] = one
     return list(found.values())
 
@@ -70,9 +70,9 @@ def one_each(kept: Iterable[Kept]) -> list[Kept]:
     found: dict[Place, Kept] = {}
     for one in sorted(kept, key=lambda one: (*one.place, one.stored, one.measurement.environment.model_dump_json())):
         other = found.setdefault(one.place, one)
-        if other is one or _not_asked(one):
+        if other is one or not was_asked(one.measurement.missing):
             continue
-        if _not_asked(other):
+        if not was_asked(other.measurement.missing):
             found[one.place] = one
         elif parts := _differing(other.measurement, one.measurement):
             name, revision, settings, case = one.place
@@ -81,11 +81,6 @@ def one_each(kept: Iterable[Kept]) -> list[Kept]:
                 f"they differ in {', '.join(parts)}; leave one of them out."
             )
     return list(found.values())
-
-
-def _not_asked(one: Kept) -> bool:
-    missing = one.measurement.missing
-    return missing is not None and missing.reason is Absence.NOT_ASKED
 
 
 def _differing(a: Measurement, b: Measurement) -> list[str]:

@@ -15,7 +15,7 @@ from geometry_bench.labs.model import Lab
 from geometry_bench.labs.requirements import Wanted
 from geometry_bench.records.environment import environment
 from geometry_bench.records.facts import ModelFacts, judge_name
-from geometry_bench.records.measurement import Absence, Measurement, Missing, NotApplicableError
+from geometry_bench.records.measurement import Absence, Measurement, Missing, NotApplicableError, was_asked
 from geometry_bench.run.key import Key
 from geometry_bench.run.plan import Plan, Task
 from geometry_bench.run.targets import ModelTarget, Prompts, Target
@@ -98,7 +98,7 @@ class Session:
         if key is None:
             return None
         known = self._earlier.get(replace(key, judge=judge_name(self.plan.judge_of(task.claim))))
-        left_out = known is not None and known.missing is not None and known.missing.reason is Absence.NOT_ASKED
+        left_out = known is not None and not was_asked(known.missing)
         return None if left_out and task.claim.asked_by in self.settings.asked else known
 
     def take(self, task: Task, measurement: Measurement) -> None:
