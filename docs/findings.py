@@ -15,7 +15,7 @@ from geometry_bench.claims.model import Claim
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.judging import judge_run
 from geometry_bench.records.baselines import BaselineStore
-from geometry_bench.records.facts import GroupFacts, ModelFacts
+from geometry_bench.records.facts import GroupFacts, ModelFacts, PanelFacts
 from geometry_bench.records.judgement import ClaimVerdict, Judgement
 from geometry_bench.report.board import published_rows
 from geometry_bench.resources import data_root
@@ -97,8 +97,8 @@ def _section(claim: Claim, judged: Sequence[Judgement]) -> str:
     counts = Counter(WORDS[one.claim.verdict] for one in judged)
     found = ", ".join(f"{word} in {count}" for word, count in counts.most_common())
     cases = dict.fromkeys(one.measurement.case for one in judged)
-    subjects = dict.fromkeys(one.measurement.subject.id for one in judged)
-    cells = {(one.measurement.subject.id, one.measurement.case): _cell(one) for one in judged}
+    subjects = dict.fromkeys(_name(one) for one in judged)
+    cells = {(_name(one), one.measurement.case): _cell(one) for one in judged}
     # The longer side runs downwards.
     if len(cases) > len(subjects):
         header = ["case", *subjects]
@@ -112,6 +112,11 @@ def _section(claim: Claim, judged: Sequence[Judgement]) -> str:
     )
 
 
+def _name(one: Judgement) -> str:
+    facts = one.measurement.subject
+    return f"panel of {len(facts.members)} models" if isinstance(facts, PanelFacts) else facts.id
+
+
 def _cell(one: Judgement) -> str:
     estimate = one.measurement.estimate
     if estimate is None or estimate.value is None:
@@ -122,7 +127,7 @@ def _cell(one: Judgement) -> str:
 
 def _source(claim: Claim) -> str:
     rows = published_rows(claim)
-    values = [cell.value for row in rows for cell in row.cells.values()]
+    values = [cell.value for row in rows for cell in row.cells.values() if cell.value is not None]
     if not values:
         return ""
     ends = dict.fromkeys(f"{end:+.2f}" for end in (min(values), max(values)))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from made import INPUTS, SUBJECT, measured, units
 from safetensors.numpy import load_file
 
+from geometry_bench.claims.criteria import Above
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.records import baselines
 from geometry_bench.records.arrays import INLINE
@@ -29,6 +30,7 @@ from geometry_bench.records.baselines import (
 )
 from geometry_bench.records.estimates import Curve, Estimate, Null, Packed
 from geometry_bench.records.files import ResultsFile
+from geometry_bench.records.judgement import ClaimVerdict
 from geometry_bench.records.measurement import SCHEMA, Absence, Baseline, Measurement, Missing
 from geometry_bench.storage import write_atomically
 
@@ -81,6 +83,15 @@ def test_a_null_leaves_undefined_draws_out() -> None:
     null = Null.of("n", [float("nan"), *range(101)], 50.5)
     assert (null.draws, null.mean, null.low, null.high) == (101, 50, pytest.approx(4.1), pytest.approx(95.9))
     assert null.percentile == pytest.approx(100 * 51 / 101)
+
+
+def test_a_draw_that_rounding_alone_sets_apart_is_a_tie() -> None:
+    value = 0.1 + 0.2  # just above 0.3
+    assert value > 0.3
+    null = Null.of("n", [0.0, *[0.3] * 30], value)
+    assert (null.high, null.percentile) == (value, pytest.approx(100 / 31))
+    assert Above().judge(Estimate(value=value, n=9, null=null)).verdict is ClaimVerdict.INCONCLUSIVE
+    assert Null.of("n", [0.0, *[0.3 - 1e-6] * 30], value).high < value
 
 
 # Refused in one sentence

@@ -52,12 +52,14 @@ class Null(Frozen):
         """Summarise draws (draws,) of a null distribution and place ``value`` in it.
 
         ``joint`` (draws, cases) are draws of all cases of the claim together. Undefined draws are left out;
-        None where fewer than two are defined.
+        None where fewer than two are defined. Draws that differ from the value by rounding alone are ties with it.
         """
         draws = np.asarray(draws, dtype=np.float64)
         draws = draws[np.isfinite(draws)]
         if len(draws) < 2:
             return None
+        # Rates and ranks have few values: rounding must not decide whether a draw is as large as the value.
+        draws = np.where(np.isclose(draws, value, rtol=1e-9, atol=1e-12), value, draws)
         # One more draw exceeds this quantile in 5 % of cases, however few there are; the linear one of 32 draws, in 8 %.
         low, high = np.quantile(draws, [0.05, 0.95], method="weibull")
         return cls(

@@ -32,6 +32,7 @@ BEHAVIOUR: Mapping[str, str] = {
 }
 
 FEWEST = 5
+NULL = "models permuted, the strongest of all pairs"
 DRAWS = 4000
 SEED = 0
 
@@ -39,8 +40,9 @@ SEED = 0
 def validation(panel: Panel, case: Case) -> Estimates:
     """Strength |ρ| of the rank correlation between a geometric value and a rate over models; its sign is in the details.
 
-    Models that lack one of the two are named. The p value is that of models permuted; the corrected one counts all pairs: it
-    is the share of permutations in which any pair of these models comes out as strong (Westfall & Young, single step).
+    Models that lack one of the two are named. The null is the strongest of all pairs with models permuted, so that any of
+    the twelve holds by chance in 5 % of panels (Westfall & Young, single step); ``corrected_p`` is the share of permutations
+    in which any pair is as strong, ``permutation_p`` that in which this one is.
     """
     x, y = (_values(panel, name) for name in case.parameters)
     members = [member for member in panel.members if member in x and member in y]
@@ -66,7 +68,7 @@ def validation(panel: Panel, case: Case) -> Estimates:
             value=abs(rho),
             n=len(members),
             units=Units.of("subject", members, [abs(one) for one in without]),
-            null=Null.of("models permuted", drawn, abs(rho)),
+            null=Null.of(NULL, any_pair, abs(rho)),
             curves={"scatter": Curve(axis=case.parameters[0], x=ours.tolist(), y=theirs.tolist())},
             details={
                 "spearman": rho,
@@ -121,13 +123,13 @@ def _values(panel: Panel, name: str) -> dict[str, float]:
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         id="behavior.validation",
-        version=2,  # 1 corrected for eight pairs: there was no jailbreak among the rates
+        version=3,  # 1 counted eight pairs: there was no jailbreak among the rates; 2 judged each pair by a null of its own
         source=SAFETY_COMPASSION,
         where="open question at the end",
         statement="Over several models, a geometric value goes with how often they refuse harmful or harmless requests, or "
         "let a jailbreak through.",
         measure=validation,
-        null="models permuted",
+        null=NULL,
         scope="panel",
         requires=Requirements(
             system_role=True, messages=("benign",), sets=("safe", "unsafe", "jailbreak"), rendering="chat"
