@@ -52,7 +52,8 @@ def jackknife_interval(
     """Interval from leave-one-out values (n,) of one sample, or of the ``strata`` (n,): value ± t(n − strata) · SE.
 
     For a cosine or correlation the interval is formed on Fisher's z scale, so that it stays within [−1, 1]; the error is
-    always on the scale of the value. |value| ≥ 1 (possible in bfloat16) falls back to the plain scale.
+    always on the scale of the value. Where z is infinite, for the value or without one of the sample, the interval is formed
+    on the plain scale and ends at ±1, or at a value that lies beyond (possible in bfloat16).
     """
     values = np.asarray(leave_one_out, dtype=np.float64)
     error = jackknife_error(values, strata)
@@ -61,7 +62,10 @@ def jackknife_interval(
         half = t * jackknife_error(np.arctanh(values), strata)
         centre = float(np.arctanh(value))
         return Interval(error, float(np.tanh(centre - half)), float(np.tanh(centre + half)))
-    return Interval(error, value - t * error, value + t * error)
+    low, high = value - t * error, value + t * error
+    if correlation:
+        low, high = max(low, min(-1.0, value)), min(high, max(1.0, value))
+    return Interval(error, low, high)
 
 
 def percentile_interval(draws: Array, *, level: float = 0.95) -> Interval:

@@ -32,7 +32,6 @@ BEHAVIOUR: Mapping[str, str] = {
 }
 
 FEWEST = 5
-NULL = "models permuted, the strongest of all pairs"
 DRAWS = 4000
 SEED = 0
 
@@ -40,9 +39,9 @@ SEED = 0
 def validation(panel: Panel, case: Case) -> Estimates:
     """Strength |ρ| of the rank correlation between a geometric value and a rate over models; its sign is in the details.
 
-    Models that lack one of the two are named. The null is the strongest of all pairs with models permuted, so that any of
-    the twelve holds by chance in 5 % of panels (Westfall & Young, single step); ``corrected_p`` is the share of permutations
-    in which any pair is as strong, ``permutation_p`` that in which this one is.
+    Models that lack one of the two are named. The null is the pair with models permuted and beside it the strongest of all
+    pairs, so that any of the twelve holds by chance in 5 % of panels (Westfall & Young, single step); ``corrected_p`` is
+    the share of permutations in which any pair is as strong, ``permutation_p`` that in which this one is.
     """
     x, y = (_values(panel, name) for name in case.parameters)
     members = [member for member in panel.members if member in x and member in y]
@@ -62,13 +61,15 @@ def validation(panel: Panel, case: Case) -> Estimates:
         )
     drawn, any_pair = _permuted(panel, members, case)
     without = [_spearman(np.delete(ours, place), np.delete(theirs, place)) for place in range(len(members))]
+    strongest = Null.of("the strongest of all pairs", any_pair, abs(rho))
+    alone = Null.of("models permuted", drawn, abs(rho))
     interval = jackknife_interval(rho, np.array(without), correlation=True) if np.isfinite(without).all() else None
     return {
         "corrected": Estimate(
             value=abs(rho),
             n=len(members),
             units=Units.of("subject", members, [abs(one) for one in without]),
-            null=Null.of(NULL, any_pair, abs(rho)),
+            null=alone.beside(strongest) if alone else None,
             curves={"scatter": Curve(axis=case.parameters[0], x=ours.tolist(), y=theirs.tolist())},
             details={
                 "spearman": rho,
@@ -129,7 +130,7 @@ CLAIMS: tuple[Claim, ...] = (
         statement="Over several models, a geometric value goes with how often they refuse harmful or harmless requests, or "
         "let a jailbreak through.",
         measure=validation,
-        null=NULL,
+        null="models permuted; and the strongest of all pairs",
         scope="panel",
         requires=Requirements(
             system_role=True, messages=("benign",), sets=("safe", "unsafe", "jailbreak"), rendering="chat"
