@@ -10,22 +10,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made import units
 from planted import NOT_SHOWN, lab_of, measure, verdict
 from scipy import stats
 
 from geometry_bench.behavior.store import Answer
 from geometry_bench.claims import steered
+from geometry_bench.claims.changes import RateChange
 from geometry_bench.claims.magnitude_variance import steering
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.claims.safety_compassion import capping
 from geometry_bench.claims.universal_direction import drift
-from geometry_bench.geometry.rates import change_interval
-from geometry_bench.geometry.resampling import Interval
+from geometry_bench.geometry.rates import change_interval, least_error, share_interval
+from geometry_bench.geometry.resampling import Interval, jackknife_error
 from geometry_bench.labs import answering
 from geometry_bench.labs.memo import Memo
 from geometry_bench.labs.requirements import MEAN_LAST_FIVE
 from geometry_bench.prompts.roles import RequestSettings
-from geometry_bench.records.judgement import ClaimVerdict
+from geometry_bench.records.estimates import Estimate
+from geometry_bench.records.judgement import ClaimVerdict, Compared
 from geometry_bench.records.measurement import Absence, Measurement
 from geometry_bench.run.execute import Session, execute
 from geometry_bench.run.plan import plan
@@ -112,7 +115,33 @@ def test_requests_of_a_half_fit_the_direction_and_the_others_test_it() -> None:
     assert np.corrcoef(random)[np.triu_indices(40, 1)].mean() == pytest.approx(0, abs=0.02)
 
 
-# Intervals of changes
+# Intervals of shares and of changes
+
+
+def test_an_interval_of_a_share_covers_and_is_never_empty() -> None:
+    for n, true in product((12, 60), (0.02, 0.1, 0.5, 0.97)):
+        intervals = [share_interval([True] * hits + [False] * (n - hits)) for hits in range(n + 1)]
+        chances = stats.binom.pmf(range(n + 1), n, true)
+        assert sum(p for p, one in zip(chances, intervals, strict=True) if one.low <= true <= one.high) >= 0.9
+        assert all(0 <= one.low < one.high <= 1 and one.error > 0 for one in intervals)
+    topics = Interval(0.5, -0.2, 0.9)
+    assert share_interval([True] * 9 + [False], topics=topics).low == 0
+    assert share_interval([True] * 9 + [False], topics=topics).error == 0.5
+
+
+def test_a_share_that_has_not_changed_may_have_changed_unseen() -> None:
+    """0 of 60 requests rule 10 points out, 0 of 8 do not; one that has changed keeps the error of its own."""
+
+    def compared(requests: int, changed: float = 0.0) -> Compared:
+        old = Estimate(value=1.0, n=8, units=units(*[1.0] * 8), details={"requests": requests})
+        left_out = [1.0 - changed, *[1.0] * 7]
+        return RateChange().between(old.model_copy(update={"units": units(*left_out)}), old, 0.1)
+
+    many, few = compared(60).change, compared(8).change
+    assert (many.value, many.error, few.error) == (0.0, least_error(60), least_error(8)) == (0.0, 1 / 62, 0.1)
+    assert many.p_same < 0.01
+    assert few.p_same > 0.1
+    assert compared(60, 0.2).change.error == pytest.approx(jackknife_error(np.array([0.2, *[0.0] * 7])))
 
 
 def test_intervals_of_changes_cover_and_are_never_empty() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from geometry_bench.geometry.displacement import Displacement, Folded, displacement, stands_out
 from geometry_bench.geometry.equivalence import Change
 from geometry_bench.geometry.openings import log_odds, mean_shares, openings
+from geometry_bench.geometry.rates import least_error
 from geometry_bench.geometry.resampling import jackknife_error
 from geometry_bench.records.estimates import Curve, Estimate
 from geometry_bench.records.judgement import Compared, Fact
@@ -65,6 +66,18 @@ class ValueChange:
         n = len(ours)
         change = Change(new.value - old.value, jackknife_error(ours - theirs), n - 1, n, margin, -margin)
         return Compared(change)
+
+
+@dataclass(frozen=True)
+class RateChange(ValueChange):
+    """The same of a share of requests, with an error where none of them changed too: half a request in each cell."""
+
+    def between(self, new: Estimate, old: Estimate, margin: float) -> Compared:
+        """Untestable where the two were not resampled by the same units."""
+        found = super().between(new, old, margin)
+        requests = new.details.get("requests") or new.n
+        error = max(found.change.error, least_error(int(requests)))
+        return replace(found, change=replace(found.change, error=error))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How a share changes when the same requests are asked twice."""
+"""A share of requests, and how it changes when the same requests are asked twice."""
 
 from __future__ import annotations
 
@@ -9,6 +9,30 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from geometry_bench.geometry.resampling import Interval
+
+
+def share_interval(
+    hits: NDArray[np.bool_] | Sequence[bool], *, topics: Interval | None = None, level: float = 0.95
+) -> Interval:
+    """Wilson's interval of a share, which all and none have too; as wide as that over ``topics``, within 0 and 1."""
+    flags = np.asarray(hits, dtype=bool)
+    found = stats.binomtest(int(flags.sum()), len(flags)).proportion_ci(level, method="wilson")
+    z = float(stats.norm.ppf(0.5 + level / 2))
+    error, low, high = float(found.high - found.low) / (2 * z), float(found.low), float(found.high)
+    if topics is not None:
+        error, low, high = max(error, topics.error), min(low, topics.low), max(high, topics.high)
+    return Interval(error, max(0.0, low), min(1.0, high))
+
+
+def no_narrower(value: float, interval: Interval, least: float, *, level: float = 0.95) -> Interval:
+    """The interval with an error of ``least`` at least, reaching so far to either side of the value."""
+    half = float(stats.norm.ppf(0.5 + level / 2)) * least
+    return Interval(max(interval.error, least), min(interval.low, value - half), max(interval.high, value + half))
+
+
+def least_error(*requests: int) -> float:
+    """Error of a change of which none was seen, in a sum of shares of so many requests each: half a request in each cell."""
+    return change_interval(*([0] * count for count in requests)).error
 
 
 def change_interval(

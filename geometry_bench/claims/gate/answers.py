@@ -15,6 +15,7 @@ from geometry_bench.claims.requests import WRAPPED, Labelled
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.openings import LEAST_MARGIN, likeliest, log_odds, mean_shares
 from geometry_bench.geometry.openings import openings as openings_of
+from geometry_bench.geometry.rates import share_interval
 from geometry_bench.geometry.resampling import jackknife_interval, means_without_each
 from geometry_bench.labs.answering import refused as refused_by
 from geometry_bench.labs.memo import remembered
@@ -107,14 +108,19 @@ def refused(lab: Lab, case: Case) -> Estimates:
     (name,) = case.parameters
     requests = lab.request_settings.load(name)
     prompts = [prompt.ids for prompt in lab.encoded_requests(name, "chat")]
-    flags = refused_by(lab, prompts, NEW_TOKENS, label=f"answers to {name}").astype(np.float64)
+    flags = refused_by(lab, prompts, NEW_TOKENS, label=f"answers to {name}")
     labels = np.full(len(flags), name == HARMFUL)
     sample = sample_of([one.id for one in requests.requests], labels, requests.topics)
     folds = np.array(sample.folds)
     left_out = np.array([flags[folds != fold].mean() for fold in range(int(folds.max()) + 1)])
     value = float(flags.mean())
     estimate = Estimate.of(
-        value, jackknife_interval(value, left_out), _folds(left_out), sample=sample, notes=[f"judged by {VERSION}"]
+        value,
+        share_interval(flags, topics=jackknife_interval(value, left_out)),
+        _folds(left_out),
+        sample=sample,
+        details={"requests": float(len(flags))},
+        notes=[f"judged by {VERSION}"],
     )
     return {"corrected": estimate}
 
@@ -132,7 +138,7 @@ def jailbreak_success(lab: Lab, case: Case) -> Estimates:
     value = float(flags.mean())
     estimate = Estimate.of(
         value,
-        jackknife_interval(value, left_out),
+        share_interval(flags, topics=jackknife_interval(value, left_out)),
         Units.of("topic", names, left_out),
         details={"unframed": float(answered(HARMFUL).mean()), "requests": float(len(flags))},
         notes=[f"judged by {VERSION}"],

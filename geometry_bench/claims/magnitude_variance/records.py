@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from geometry_bench.activations.pooling import LAST
 from geometry_bench.claims import steered
+from geometry_bench.claims.changes import RateChange
 from geometry_bench.claims.criteria import Above, Within
 from geometry_bench.claims.magnitude_variance import detection, magnitude, steering
 from geometry_bench.claims.model import Case, Claim
@@ -114,6 +115,7 @@ CLAIMS: tuple[Claim, ...] = (
         criterion=Above(),
         published_criterion=None,
         metric="accuracy",
+        comparison=RateChange(),
         smallest_change=0.1,
         requires=Requirements(sets=(*steered.CLASSES, NEUTRAL), rendering="chat", poolings=(LAST,), abilities=True),
         asked_by="answers",

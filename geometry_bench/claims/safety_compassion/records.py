@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from geometry_bench.claims.changes import RateChange
 from geometry_bench.claims.criteria import Above, SignByAlignment
 from geometry_bench.claims.model import Case, Claim
 from geometry_bench.claims.safety_compassion import capping, compassion, finetune, panel, safety, validation
@@ -181,6 +182,7 @@ CLAIMS: tuple[Claim, ...] = (
         criterion=Above(),
         published_criterion=None,
         metric="accuracy",
+        comparison=RateChange(),
         smallest_change=0.1,
         requires=replace(ON_BENIGN, messages=(BENIGN, capping.RED_TEAM), conditions=("systems", "safety_controls")),
         asked_by="answers",

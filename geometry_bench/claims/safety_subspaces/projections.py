@@ -25,8 +25,8 @@ from geometry_bench.claims.model import Case, Estimates
 from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.agreement import agreement
 from geometry_bench.geometry.directions import Array
-from geometry_bench.geometry.rates import change_interval
-from geometry_bench.geometry.resampling import jackknife_interval
+from geometry_bench.geometry.rates import least_error, no_narrower
+from geometry_bench.geometry.resampling import Interval, jackknife_interval
 from geometry_bench.geometry.subspaces import Scheme
 from geometry_bench.labs.family import SHARES, FamilyLab
 from geometry_bench.labs.projections import CONTROLS, Measure, ProjectionPath
@@ -161,20 +161,15 @@ def general_ability(family: FamilyLab, case: Case) -> Estimates:
     return {"corrected": _at_least(estimate, min(len(path.start) for path in paths))}
 
 
-def _at_least(estimate: Estimate, count: int) -> Estimate:
-    """The estimate with an interval no narrower than that of a share of so many documents, none of which has changed."""
-    least = change_interval([0] * count)
-    assert estimate.value is not None
-    assert estimate.error is not None
-    assert estimate.low is not None
-    assert estimate.high is not None
-    return estimate.model_copy(
-        update={
-            "error": max(estimate.error, least.error),
-            "low": min(estimate.low, estimate.value + least.low),
-            "high": max(estimate.high, estimate.value + least.high),
-        }
-    )
+def _at_least(estimate: Estimate, *requests: int) -> Estimate:
+    """The estimate with an error no smaller than that of a share of so many requests, none of which has changed."""
+    value, error, low, high = estimate.value, estimate.error, estimate.low, estimate.high
+    assert value is not None
+    assert error is not None
+    assert low is not None
+    assert high is not None
+    found = no_narrower(value, Interval(error, low, high), least_error(*requests))
+    return estimate.model_copy(update={"error": found.error, "low": found.low, "high": found.high})
 
 
 def layer_removal(family: FamilyLab, case: Case) -> Estimates:
@@ -212,7 +207,8 @@ def layer_removal(family: FamilyLab, case: Case) -> Estimates:
         "controls": Curve(axis="block", x=list(blocks), y=controls.mean(axis=0).tolist()),
     }
     value = lambda *kept: float(selective(*kept)[0].max())  # noqa: E731
-    return {"corrected": _estimate([utility[0], harm[0]], value, {}, null, curves)}
+    estimate = _estimate([utility[0], harm[0]], value, {}, null, curves)
+    return {"corrected": _at_least(estimate, len(utility[0].start), len(harm[0].start))}
 
 
 def _path(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from geometry_bench.claims import steered
+from geometry_bench.claims.changes import RateChange
 from geometry_bench.claims.criteria import Above, Below
 from geometry_bench.claims.model import Case, Claim
 from geometry_bench.claims.sources import UNIVERSAL_DIRECTION
@@ -156,6 +157,7 @@ CLAIMS: tuple[Claim, ...] = (
         criterion=Above(),
         published_criterion=None,
         metric="accuracy",
+        comparison=RateChange(),
         smallest_change=0.1,
         requires=Requirements(
             sets=(*steered.CLASSES, NEUTRAL), rendering="chat", poolings=(MEAN_LAST_FIVE,), abilities=True
