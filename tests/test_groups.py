@@ -377,7 +377,8 @@ def test_a_reference_makes_a_group_of_the_models_of_a_run() -> None:
 
 
 def test_embedded_groups_are_measured_where_nothing_is_named() -> None:
-    assert [group.id for group in request_of(values()).groups] == ["group/zoo-aligned", "group/zoo-base"]
+    every = [group.id for group in request_of(values()).groups]
+    assert every == ["group/zoo-aligned", "group/zoo-base", "group/zoo-regimes"]
     assert [group.id for group in request_of(values(model=["zoo/llama-d64/base"])).groups] == []
     only = request_of(values(group=["zoo/groups/base"]))
     assert [group.id for group in only.groups] == ["group/zoo-base"]
@@ -500,4 +501,4 @@ def test_a_single_model_is_not_held_against_a_group(tmp_path: Path) -> None:
 def test_embedded_groups_name_models_that_are_there() -> None:
     groups = embedded_groups()
     assert {spec.model for group in groups for spec in group.members.values()} > {"zoo/llama-d80/base", ZOO}
-    assert [group.reference for group in groups] == ["llama-d80", "llama-d80"]
+    assert [group.reference for group in groups] == ["llama-d80", "llama-d80", "aligned"]
