@@ -23,6 +23,7 @@ from geometry_bench.claims.universal_direction.mapped import (
 from geometry_bench.geometry.clusters import split_halves
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.mapped import broadcast, shared_scores
+from geometry_bench.geometry.rates import least_error, no_narrower
 from geometry_bench.geometry.resampling import Interval, jackknife_interval
 from geometry_bench.geometry.scorers import contrast
 from geometry_bench.labs.group import GroupLab
@@ -97,9 +98,10 @@ def held_out_scores(group: GroupLab) -> Array:
 
 
 def _gain(group: GroupLab, gains: NDArray[np.float64]) -> tuple[float, Array, Interval]:
-    """Mean gain over harmful requests, the same without each unit, and the interval."""
+    """Mean gain over harmful requests, the same without each unit, and an interval that has a width where all gain alike."""
     labels, codes = labelled(group).labels, units(group)
     value = float(gains[labels].mean())
     rest = [labels & (codes != unit) for unit in dict.fromkeys(codes.tolist())]
     left_out = np.array([gains[kept].mean() for kept in rest])
-    return value, left_out, jackknife_interval(value, left_out)
+    interval = jackknife_interval(value, left_out)
+    return value, left_out, no_narrower(value, interval, least_error(int(labels.sum())))
