@@ -202,7 +202,7 @@ class Estimate(Frozen):
     """One variant's value of one case."""
 
     value: Number
-    error: Number = Field(None, description="jackknife standard error over the units")
+    error: Number = Field(None, description="standard error over the units, no smaller than that of a count")
     low: Number = Field(None, description="lower end of the 95 % interval")
     high: Number = Field(None, description="upper end of the 95 % interval")
     n: int = Field(description="number of units, or of what the value was taken over")

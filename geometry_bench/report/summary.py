@@ -14,7 +14,7 @@ from geometry_bench.records.facts import Facts, ModelFacts, PublicationFacts
 from geometry_bench.records.judgement import BaselineVerdict, ClaimVerdict, Judgement
 from geometry_bench.report.narrow import Line, grouped
 
-TABLE_NOTE = "value ± jackknife error over prompts\nnull: central 90 %, and the value's percentile in it"
+TABLE_NOTE = "value ± standard error over prompts\nnull: central 90 %, and the value's percentile in it"
 LETTERS = "H holds, F fails, i inconclusive\n! moved from its baseline, ~ too few prompts to tell"
 HEADERS = ("claim", "value", "null", "published", "baseline", "verdict")
 TABLES_OF_THEIR_OWN = 4
