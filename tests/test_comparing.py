@@ -17,6 +17,7 @@ import geometry_bench as gb
 from geometry_bench.behavior.rounding import COPIES, copied
 from geometry_bench.claims.changes import ContrastDisplacement, OpeningShift, folded
 from geometry_bench.geometry.frozen import transfer
+from geometry_bench.geometry.rates import least_error
 from geometry_bench.prompts.roles import RequestSettings
 from geometry_bench.records.estimates import Estimate, Packed, Sample
 from geometry_bench.records.judgement import BaselineVerdict
@@ -163,6 +164,8 @@ def test_what_the_parents_direction_does_on_the_child(baselines: Path, shell: Sh
     assert values["finetune.direction_cosine"].value < 0.97
     assert values["finetune.frozen_direction[threshold]"].value < -0.05
     assert values["finetune.realignment[rescaled]"].value > 0.05
+    # nothing has changed in AUROC, and an interval has a width still
+    assert values["finetune.frozen_direction[auroc]"].error >= least_error(40, 40)
     assert values["finetune.ablation[frozen]"].value < values["finetune.ablation[frozen]"].estimate.null.low
 
 
