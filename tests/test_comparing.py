@@ -165,7 +165,7 @@ def test_what_the_parents_direction_does_on_the_child(baselines: Path, shell: Sh
     assert values["finetune.frozen_direction[threshold]"].value < -0.05
     assert values["finetune.realignment[rescaled]"].value > 0.05
     # nothing has changed in AUROC, and an interval has a width still
-    assert values["finetune.frozen_direction[auroc]"].error >= least_error(40, 40)
+    assert values["finetune.frozen_direction[auroc]"].estimate.error >= least_error(40, 40)
     assert values["finetune.ablation[frozen]"].value < values["finetune.ablation[frozen]"].estimate.null.low
 
 
