@@ -14,8 +14,9 @@ from tabulate import tabulate
 from geometry_bench.claims.model import Claim
 from geometry_bench.claims.registry import CLAIMS
 from geometry_bench.judging import judge_run
+from geometry_bench.prompts.roles import RequestSettings, times
 from geometry_bench.records.baselines import BaselineStore
-from geometry_bench.records.facts import GroupFacts, ModelFacts, PanelFacts
+from geometry_bench.records.facts import GroupFacts, ModelFacts, PanelFacts, PromptInputs
 from geometry_bench.records.judgement import ClaimVerdict, Judgement
 from geometry_bench.report.board import published_rows
 from geometry_bench.resources import data_root
@@ -106,10 +107,24 @@ def _section(claim: Claim, judged: Sequence[Judgement]) -> str:
     else:
         header = ["subject", *(case or "value" for case in cases)]
         rows = [[name, *(cells.get((name, case), "") for case in cases)] for name in subjects]
-    table = tabulate(rows, header, "pipe", disable_numparse=True)
+    table = "\n\n".join([tabulate(rows, header, "pipe", disable_numparse=True), *_read_otherwise(judged)])
     return (
         f"### {claim.id}\n\n{claim.statement}\n\n{_source(claim)}Here it {found} of {len(judged)} cases.\n\n{table}\n"
     )
+
+
+def _read_otherwise(judged: Iterable[Judgement]) -> list[str]:
+    """Which real models read other requests than a run takes by default: a file's, or more of the built-in ones."""
+    found: dict[str, list[str]] = {}
+    for one in judged:
+        facts, inputs = one.measurement.subject, one.measurement.inputs
+        if isinstance(facts, ModelFacts) and facts.family is None and isinstance(inputs, PromptInputs):
+            for read in inputs.requests:
+                if read.origin != "pack" or read.count > RequestSettings().count * times(read.name):
+                    found.setdefault(facts.id, []).append(f"{read.count} of `{read.name}`")
+    return [
+        f"{name} read other requests than by default: {', '.join(dict.fromkeys(sets))}." for name, sets in found.items()
+    ]
 
 
 def _name(one: Judgement) -> str:
