@@ -46,7 +46,7 @@ def content(measurements: Iterable[Measurement]) -> dict[tuple[str, str], str]:
 
 
 def table(text: str) -> str:
-    return text[text.index("tiny (sha256:") : text.index("value ± jackknife")]
+    return text[text.index("tiny (sha256:") : text.index("value ± standard error")]
 
 
 def test_who_runs_a_plan_changes_nothing(
