@@ -12,12 +12,17 @@ from typing import Any
 
 import pytest
 from endpoints import Endpoint, serving
+from hypothesis import settings
 
 # Read when the libraries are imported, so they are set before any of them is.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest_plugins = ["pytester"]
+
+# A machine that is busy makes no test fail.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 SMALL = {
     "num_hidden_layers": 2,

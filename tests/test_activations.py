@@ -144,7 +144,7 @@ def test_batches_and_padding_side_do_not_matter(architecture: str) -> None:
             assert relative(together[pooling], alone[pooling]) < TOLERANCE, (setting, pooling.name)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     lengths=st.lists(st.integers(2, 24), min_size=1, max_size=12),
     budget=st.none() | st.integers(1, 100),

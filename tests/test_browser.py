@@ -135,7 +135,7 @@ def test_the_board_is_searched_and_filtered(seen: Seen) -> None:
     assert names(page) == ["Llama 3.1 8B", "Phi-4"]
     page.get_by_role("checkbox", name="measured").check()
     page.locator("#verdict").select_option(label="F fails")
-    assert names(page) == ["HuggingFaceTB/SmolLM2-135M-Instruct"]
+    assert names(page) == ["HuggingFaceTB/SmolLM2-135M-Instruct", "Qwen/Qwen2.5-Coder-0.5B-Instruct"]
     assert page.locator("tr:visible td.hit").count() == page.locator("tbody tr:visible .mark.bad").count() > 0
 
 

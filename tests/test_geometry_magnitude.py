@@ -116,7 +116,7 @@ def test_permutation_of_equal_variances_is_uniform_and_of_unequal_ones_small() -
     assert np.mean(np.array(p) <= 0.1) < 0.25
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 150), min_size=1, max_size=5))
 def test_moments_do_not_depend_on_how_prompts_arrive(sizes: list[int]) -> None:
     states = np.random.default_rng(sum(sizes)).standard_normal((sum(sizes), 2, 3)).astype(np.float32)

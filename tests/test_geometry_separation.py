@@ -73,7 +73,7 @@ def test_gaussian_classes_have_the_auroc_of_their_d_prime(d: float) -> None:
     assert auroc(states[:, 0], labels) == pytest.approx(gaussian_auroc(d), abs=0.01)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(scored(), st.data())
 def test_auroc_is_scikit_learns_with_ties_weights_and_reversed_sign(
     case: tuple[np.ndarray, np.ndarray], data: st.DataObject

@@ -72,7 +72,7 @@ def test_energies_ranks_and_overlap_are_those_of_numpys_svd(kind: str) -> None:
     assert sweep.excess == pytest.approx(sweep.overlap - np.maximum(sweep.ranks_v, sweep.ranks_w) / len(a))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(12, 20), st.integers(0, 10**6))
 def test_overlap_is_one_of_identical_zero_of_orthogonal_and_blind_to_rotation_and_sign(
     k: int, other: int, d: int, seed: int

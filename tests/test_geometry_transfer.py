@@ -102,7 +102,7 @@ def test_orthogonal_directions_share_one_over_root_n_and_nothing_when_left_out(m
     assert found.top_share == pytest.approx(1 / members)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(2, 6), st.integers(6, 20), st.integers(0, 10**6), st.data())
 def test_the_shared_direction_is_the_first_right_singular_vector(
     members: int, width: int, seed: int, data: st.DataObject

@@ -192,7 +192,7 @@ def test_a_cap_of_no_strength_changes_no_logit(subject: Subject, direction: np.n
         assert torch.equal(logits(subject), plain)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(threshold=st.floats(-3, 3), alpha=st.floats(0, 1), seed=st.integers(0, 10**6))
 def test_a_cap_lowers_what_exceeds_it(subject: Subject, threshold: float, alpha: float, seed: int) -> None:
     direction = np.random.default_rng(seed).standard_normal(WIDTH)

@@ -222,7 +222,7 @@ def as_content(pack: Pack) -> Content:
     return {"id": pack.id, "version": pack.version, **pack.systems, "openings": pack.openings, **sets}
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_hash_ignores_formatting(tmp_path: Path, data: st.DataObject) -> None:
     content = as_content(load_pack())
@@ -236,7 +236,7 @@ def test_hash_ignores_formatting(tmp_path: Path, data: st.DataObject) -> None:
     )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     key=st.sampled_from([key for key in SYSTEM_KEYS if key != "empty"]),
     text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: text.strip() != ""),

@@ -37,7 +37,7 @@ from geometry_bench.storage import write_atomically
 NUMBERS = st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(NUMBERS, st.lists(NUMBERS, min_size=1, max_size=5), st.booleans(), st.text(max_size=8))
 def test_what_is_written_is_read_back(
     tmp_path: Path, value: float | None, row: list[Any], long: bool, note: str

@@ -198,7 +198,7 @@ def test_named_templates_use_the_default_one() -> None:
 WORDS = st.lists(st.text(alphabet="abcdefgh", min_size=1, max_size=9), max_size=14).map(" ".join)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     system=WORDS,
     user=WORDS.filter(bool),

@@ -133,7 +133,7 @@ def test_a_random_basis_begins_with_a_smaller_one() -> None:
     np.testing.assert_allclose(random_basis(20, 12, 3, k=5), whole[:, :5], atol=1e-13)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from(["square", "tall", "wide", "deficient"]), st.integers(0, 10**6), st.floats(1e-3, 1e3))
 def test_overlap_is_one_with_itself_whatever_the_sign_scale_and_mixing_of_inputs(
     kind: str, seed: int, scale: float
