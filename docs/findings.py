@@ -65,8 +65,8 @@ def page(judged: Iterable[Judgement]) -> str:
     for claim in CLAIMS.values():
         if claim.id in by_claim:
             sections.setdefault(claim.source.citation, []).append(_section(claim, by_claim[claim.id]))
-    parts = (f"## {source}\n\n" + "\n".join(parts) for source, parts in sections.items())
-    return "\n".join([HEAD, _glance(by_claim), *parts])
+    by_source = (f"## {source}\n\n" + "\n".join(parts) for source, parts in sections.items())
+    return "\n".join([HEAD, _glance(by_claim), *by_source])
 
 
 def _kind(one: Judgement) -> str:

@@ -80,7 +80,7 @@ def rate(hits: Iterable[bool]) -> Rate:
     counted = [bool(hit) for hit in hits]
     if not counted:
         raise GeometryBenchError("A rate over no answers has no value: give at least one.")
-    from scipy.stats import binomtest  # slow to import, and the plugin reads judges' facts in every pytest run
+    from geometry_bench.geometry.rates import share_interval  # slow: scipy; the plugin reads judges' facts in every run
 
-    interval = binomtest(sum(counted), len(counted)).proportion_ci(method="wilson")
-    return Rate(sum(counted) / len(counted), len(counted), float(interval.low), float(interval.high))
+    interval = share_interval(counted)
+    return Rate(sum(counted) / len(counted), len(counted), interval.low, interval.high)

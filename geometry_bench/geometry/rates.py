@@ -17,17 +17,15 @@ def share_interval(
     """Wilson's interval of a share, which all and none have too; as wide as that over ``topics``, within 0 and 1."""
     flags = np.asarray(hits, dtype=bool)
     found = stats.binomtest(int(flags.sum()), len(flags)).proportion_ci(level, method="wilson")
-    z = float(stats.norm.ppf(0.5 + level / 2))
-    error, low, high = float(found.high - found.low) / (2 * z), float(found.low), float(found.high)
-    if topics is not None:
-        error, low, high = max(error, topics.error), min(low, topics.low), max(high, topics.high)
-    return Interval(error, max(0.0, low), min(1.0, high))
+    low, high = float(found.low), float(found.high)
+    widest = _widest(Interval((high - low) / (2 * _z(level)), low, high), topics)
+    return Interval(widest.error, max(0.0, widest.low), min(1.0, widest.high))
 
 
 def no_narrower(value: float, interval: Interval, least: float, *, level: float = 0.95) -> Interval:
     """The interval with an error of ``least`` at least, reaching so far to either side of the value."""
-    half = float(stats.norm.ppf(0.5 + level / 2)) * least
-    return Interval(max(interval.error, least), min(interval.low, value - half), max(interval.high, value + half))
+    half = _z(level) * least
+    return _widest(interval, Interval(least, value - half, value + half))
 
 
 def least_error(*requests: int) -> float:
@@ -53,8 +51,17 @@ def change_interval(
         centre += net / n
         variance += (np.abs(values).sum() + 1 - net**2 / n) / n**2
     error, most = float(np.sqrt(variance)), float(len(changes))
-    half = float(stats.norm.ppf(0.5 + level / 2)) * error
-    low, high = centre - half, centre + half
-    if topics is not None:
-        error, low, high = max(error, topics.error), min(low, topics.low), max(high, topics.high)
-    return Interval(error, max(-most, low), min(most, high))
+    half = _z(level) * error
+    widest = _widest(Interval(error, centre - half, centre + half), topics)
+    return Interval(widest.error, max(-most, widest.low), min(most, widest.high))
+
+
+def _z(level: float) -> float:
+    return float(stats.norm.ppf(0.5 + level / 2))
+
+
+def _widest(one: Interval, other: Interval | None) -> Interval:
+    """The larger error, and the outer ends."""
+    if other is None:
+        return one
+    return Interval(max(one.error, other.error), min(one.low, other.low), max(one.high, other.high))

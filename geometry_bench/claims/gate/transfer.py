@@ -59,7 +59,7 @@ def _transferred(pair: Pair, name: str, value: Callable[[Transfer], float]) -> E
     x, y = ((states_of(one) / parent.spread[:, None]).reshape(len(old.sample.ids), -1) for one in (new, old))
     labels, folds = np.array(old.sample.classes) == HARMFUL, np.array(old.sample.folds)
     whole, left_out = transfer(x, y, labels, folds), without_each_fold(x, y, labels, folds)
-    # Where nothing has changed there is an error still: that of one request of each class more.
+    # Where nothing has changed there is an error still: half a request in each cell of either class.
     least = least_error(int(labels.sum()), int((~labels).sum())) / (1 if name in RANKED else 2)
     return {"corrected": _estimate(value(whole), np.array([value(one) for one in left_out]), dict(vars(whole)), least)}
 

@@ -71,6 +71,6 @@ def _chosen(lab: Lab, case: Case, *, harmful: bool, sign: Sign) -> tuple[int, di
         flags = refusals(lab, rows, change, label=f"{case.key}, choosing block {block}")
         effects[block] = sign * float(np.mean(flags) - np.mean(before))
     best = [block for block in changes if effects[block] == max(effects.values())]
-    if len(best) > 1:
-        best.sort(key=lambda block: nats_per_token(lab, NEUTRAL, [changes[block]]))
-    return best[0], effects
+    if len(best) == 1:
+        return best[0], effects
+    return min(best, key=lambda block: nats_per_token(lab, NEUTRAL, [changes[block]])), effects

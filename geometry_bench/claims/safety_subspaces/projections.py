@@ -26,7 +26,7 @@ from geometry_bench.errors import GeometryBenchError
 from geometry_bench.geometry.agreement import agreement
 from geometry_bench.geometry.directions import Array
 from geometry_bench.geometry.rates import least_error, no_narrower
-from geometry_bench.geometry.resampling import Interval, jackknife_interval
+from geometry_bench.geometry.resampling import jackknife_interval
 from geometry_bench.geometry.subspaces import Scheme
 from geometry_bench.labs.family import SHARES, FamilyLab
 from geometry_bench.labs.projections import CONTROLS, Measure, ProjectionPath
@@ -157,19 +157,8 @@ def general_ability(family: FamilyLab, case: Case) -> Estimates:
     details |= {"nats_start": nats.start, "nats_fine_tuned": nats.end}
     details |= {"nats_lowest": float(nats.every().min()), "nats_highest": float(nats.every().max())}
     curves |= {f"nats_{name}": curve for name, curve in _curves(nats).items() if "energy" not in name}
-    estimate = _estimate(paths, farthest, details, None, curves)
-    return {"corrected": _at_least(estimate, min(len(path.start) for path in paths))}
-
-
-def _at_least(estimate: Estimate, *requests: int) -> Estimate:
-    """The estimate with an error no smaller than that of a share of so many requests, none of which has changed."""
-    value, error, low, high = estimate.value, estimate.error, estimate.low, estimate.high
-    assert value is not None
-    assert error is not None
-    assert low is not None
-    assert high is not None
-    found = no_narrower(value, Interval(error, low, high), least_error(*requests))
-    return estimate.model_copy(update={"error": found.error, "low": found.low, "high": found.high})
+    least = least_error(min(len(path.start) for path in paths))
+    return {"corrected": _estimate(paths, farthest, details, None, curves, least)}
 
 
 def layer_removal(family: FamilyLab, case: Case) -> Estimates:
@@ -207,8 +196,8 @@ def layer_removal(family: FamilyLab, case: Case) -> Estimates:
         "controls": Curve(axis="block", x=list(blocks), y=controls.mean(axis=0).tolist()),
     }
     value = lambda *kept: float(selective(*kept)[0].max())  # noqa: E731
-    estimate = _estimate([utility[0], harm[0]], value, {}, null, curves)
-    return {"corrected": _at_least(estimate, len(utility[0].start), len(harm[0].start))}
+    least = least_error(len(utility[0].start), len(harm[0].start))
+    return {"corrected": _estimate([utility[0], harm[0]], value, {}, null, curves, least)}
 
 
 def _path(
@@ -290,8 +279,12 @@ def _estimate(
     details: dict[str, Any],
     null: Null | None,
     curves: dict[str, Curve] | None = None,
+    least: float = 0.0,
 ) -> Estimate:
-    """A value of the requests of each path and of seeds, with one topic or one seed left out at a time."""
+    """A value of the requests of each path and of seeds, with one topic or one seed left out at a time.
+
+    Its error is ``least`` at least: that of a share of which no request has changed.
+    """
     samples = [np.array(path.requests.topics) for path in paths] + [np.arange(paths[0].controls.shape[1]).astype(str)]
     names = [f"{path.requests.name}: " for path in paths] + ["seed "]
     whole = [np.ones(len(sample), dtype=bool) for sample in samples]
@@ -303,7 +296,7 @@ def _estimate(
             left_out.append(value(*kept))
             strata.append(place)
     found = value(*whole)
-    interval = jackknife_interval(found, np.array(left_out), strata=np.array(strata))
+    interval = no_narrower(found, jackknife_interval(found, np.array(left_out), strata=np.array(strata)), least)
     judges = " and ".join(dict.fromkeys(path.judge for path in paths))
     return Estimate.of(
         found,
